@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from perf.command_line import make_parser
-from perf.processes import give_result, run_process
+from perf.processes import give_result, run_in_turn
 from perf.small_llama import build_small_llama, list_arguments
 
 KINDS = ("trl", "padded", "ours", "precomputed")
@@ -38,10 +38,7 @@ def main() -> None:
     if options.kind:
         give_result(_train(options))
         return
-    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
-    for _ in range(options.repeat):
-        for kind in options.kinds:
-            runs[kind].append(_run_kind(kind))
+    runs = run_in_turn(options.kinds, options.repeat, "pairs_per_s")
     answer = {
         kind: {
             "pairs_per_s": round(statistics.median(each["pairs_per_s"] for each in results), 3),
@@ -132,12 +129,6 @@ def _build(options: argparse.Namespace, rows: list[Any], tokenizer: Any, folder:
                 found.append(trainer.reference_of(start, trainer.data_collator([row])).tolist())
         trainer.train_dataset = pairs.add_column(REFERENCE, found)
     return trainer
-
-
-def _run_kind(kind: str) -> dict[str, Any]:
-    answer: dict[str, Any] = run_process([*sys.argv, "--kind", kind])
-    print(f"{kind}: {answer['pairs_per_s']:.3f} pairs/s", file=sys.stderr)
-    return answer
 
 
 def _parse() -> argparse.Namespace:

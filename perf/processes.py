@@ -36,6 +36,15 @@ def run_process(words: Sequence[str], environment: Mapping[str, str] | None = No
     return read_result(done.stdout)
 
 
+def run_in_turn(kinds: Sequence[str], repeat: int, unit: str) -> dict[str, list[dict[str, Any]]]:
+    """Run this script by `--kind` for each kind in turn, `repeat` times over, and say the `unit` value of each run."""
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    for kind in [*kinds] * repeat:
+        runs[kind].append(run_process([*sys.argv, "--kind", kind]))
+        print(f"{kind}: {runs[kind][-1][unit]:.3f} {unit}", file=sys.stderr)
+    return runs
+
+
 def run_suite(suite: Mapping[str, Any], folder: Path, *words: str) -> Path:
     """Run a suite by benchmark.py, one run at a time, and return the folder of its runs."""
     file = folder / "suite.yaml"

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from perf.command_line import make_parser
-from perf.processes import give_result, run_process
+from perf.processes import give_result, run_in_turn
 from perf.small_llama import build_small_llama, list_arguments
 
 KINDS = ("plain", "trl", "padded", "ours", "packed", "bf16")
@@ -38,10 +38,7 @@ def main() -> None:
     if options.kind:
         give_result(_train(options))
         return
-    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
-    for _ in range(options.repeat):
-        for kind in options.kinds:
-            runs[kind].append(_run_kind(kind))
+    runs = run_in_turn(options.kinds, options.repeat, "tokens_per_s")
     answer: dict[str, Any] = {}
     for kind, results in runs.items():
         answer[kind] = {
@@ -154,12 +151,6 @@ def _add_clock(trainer: Any) -> Any:
     clock = Clock()
     trainer.add_callback(clock)
     return clock
-
-
-def _run_kind(kind: str) -> dict[str, Any]:
-    answer: dict[str, Any] = run_process([*sys.argv, "--kind", kind])
-    print(f"{kind}: {answer['tokens_per_s']:.0f} tokens/s", file=sys.stderr)
-    return answer
 
 
 def _parse() -> argparse.Namespace:

@@ -6,7 +6,6 @@ file is meant, and `other.yaml:4` for a mistake in an extended file; KEY is empt
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from tests.commands.without_ml import run_without_ml
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "bad_configs"
@@ -40,14 +41,9 @@ def answers() -> dict[str, dict[str, Any]]:
     """Open both commands on every file, in one process with the ML libraries blocked."""
     requests = [["train", ["--config", str(file)]] for file in FILES]
     requests += [["validate_config", [str(file)]] for file in FILES]
-    script = Path(__file__).parent / "without_ml.py"
-    done = subprocess.run(
-        [sys.executable, str(script)], input=json.dumps(requests), capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    result = json.loads(done.stdout)
-    assert result["imported"] == []
+    found = run_without_ml(requests)
     names = [file.name for file in FILES]
-    trained, validated = result["answers"][: len(FILES)], result["answers"][len(FILES) :]
+    trained, validated = found[: len(FILES)], found[len(FILES) :]
     return {
         "train": dict(zip(names, trained, strict=True)),
         "validate_config": dict(zip(names, validated, strict=False)),

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands.without_ml import run_without_ml
 from utils.cli.command_line import run_cli
 
 ROOT = Path(__file__).parents[2]
@@ -153,12 +154,7 @@ def refused(tmp_path_factory):
         "settled": ["--run", str(run), "dataset.prompt_template=x"],
         "misspelt": ["--run", str(run), "generation.max_new_token=3"],
     }
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "commands" / "without_ml.py")],
-        input=json.dumps([["evaluate_model", each] for each in words.values()]),
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    answers = json.loads(done.stdout)["answers"]
+    answers = run_without_ml([["evaluate_model", each] for each in words.values()])
     return {name: (each["code"], each["err"]) for name, each in zip(words, answers, strict=True)}
 
 

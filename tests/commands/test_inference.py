@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.in_process import command
+from tests.commands.without_ml import run_without_ml
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,12 +112,8 @@ def test_mistakes_are_told_before_anything_is_loaded(tmp_path):
         "the folder holds a run; name it by --run": ["--model", str(run), *text],
         "does not exist; name a folder": ["--model", "./nowhere", *text],
     }
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "commands" / "without_ml.py")],
-        input=json.dumps([["inference", words] for words in asked.values()]),
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for message, answer in zip(asked, json.loads(done.stdout)["answers"], strict=True):
+    answers = run_without_ml([["inference", words] for words in asked.values()])
+    for message, answer in zip(asked, answers, strict=True):
         assert answer["code"] == 2, answer
         assert answer["err"].startswith("error: ")
         assert message in answer["err"]

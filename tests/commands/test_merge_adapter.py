@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.in_process import command
+from tests.commands.without_ml import run_without_ml
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,12 +106,7 @@ def refused(tmp_path_factory):
         "no adapter": ["--run", str(folder), "--output", "x"],
         "no config": ["--config", "nowhere.yaml", "--adapter_path", "z", "--output_path", "x"],
     }
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "commands" / "without_ml.py")],
-        input=json.dumps([["merge_adapter", each] for each in words.values()]),
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    answers = json.loads(done.stdout)["answers"]
+    answers = run_without_ml([["merge_adapter", each] for each in words.values()])
     return {name: (each["code"], each["err"]) for name, each in zip(words, answers, strict=True)}
 
 

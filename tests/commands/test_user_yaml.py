@@ -6,16 +6,14 @@ The first lines of each file say what is expected: `# notice: KEY | PART OF THE 
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.commands.without_ml import run_without_ml
 from utils.config.run_config import flatten
 
 ROOT = Path(__file__).parents[2]
@@ -30,15 +28,9 @@ def read_marks(file: Path, kind: str) -> list[str]:
 def answers() -> dict[str, Any]:
     """Validate and show every file, in one process with the ML libraries blocked."""
     requests = [["validate_config", ["--show", str(file)]] for file in FILES]
-    script = Path(__file__).parent / "without_ml.py"
-    done = subprocess.run(
-        [sys.executable, str(script)], input=json.dumps(requests), capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    result = json.loads(done.stdout)
-    assert result["imported"] == []
     return {
         f"{script} {Path(words[-1]).name}": answer
-        for (script, words), answer in zip(requests, result["answers"], strict=True)
+        for (script, words), answer in zip(requests, run_without_ml(requests), strict=True)
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import json
+import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 BLOCKED = {"torch", "transformers", "peft", "trl", "datasets", "evaluate", "pandas", "sklearn", "scipy"}
 ROOT = Path(__file__).parents[2]
@@ -58,6 +60,17 @@ def open_one(script: str, words: list[str]) -> dict[str, object]:
         except BaseException:  # noqa: BLE001  a traceback is what the tests look for
             traceback.print_exc()
     return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+
+
+def run_without_ml(requests: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+    """Open commands in a new process with every ML library blocked; return the answers, fail if one was imported."""
+    done = subprocess.run(
+        [sys.executable, __file__], input=json.dumps(requests), capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    result = json.loads(done.stdout)
+    assert result["imported"] == []
+    answers: list[dict[str, Any]] = result["answers"]
+    return answers
 
 
 if __name__ == "__main__":

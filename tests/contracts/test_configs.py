@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from tests.commands.without_ml import run_without_ml
 from utils.config.sections.training import OwnTrainingSection
 from utils.config.yaml_text import read_document
 from utils.run_config import load_run_config
@@ -37,13 +36,7 @@ def answers() -> dict[str, Any]:
     """Validate every file in one process with the ML libraries blocked."""
     requests = [["validate_config", ["--show", str(path.relative_to(ROOT))]] for path in FILES]
     requests.append(["validate_config", ["--all"]])
-    script = ROOT / "tests" / "commands" / "without_ml.py"
-    done = subprocess.run(
-        [sys.executable, str(script)], input=json.dumps(requests), capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    result = json.loads(done.stdout)
-    assert result["imported"] == []
-    return dict(zip([*map(name_of, FILES), "--all"], result["answers"], strict=True))
+    return dict(zip([*map(name_of, FILES), "--all"], run_without_ml(requests), strict=True))
 
 
 def test_the_guard_sees_every_file(answers: dict[str, Any]) -> None:

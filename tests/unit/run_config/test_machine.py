@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.commands.without_ml import run_without_ml
 from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
 from utils.run_config.devices import Machine, choose_bf16
@@ -215,13 +214,8 @@ def test_settings_that_need_others(training: dict[str, Any], key: str, write_run
 def test_train_refuses_before_torch_is_imported(tmp_path: Path) -> None:
     words = ["--config", "configs/quickstart.yaml", f"training.output_dir={tmp_path / 'out'}"]
     requests = [["train", [*words, each]] for each in ("training.report_to=wandb", "training.use_liger_kernel=true")]
-    script = ROOT / "tests" / "commands" / "without_ml.py"
-    done = subprocess.run(
-        [sys.executable, str(script)], input=json.dumps(requests), capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    result = json.loads(done.stdout)
-    assert result["imported"] == []
-    for answer, name in zip(result["answers"], ("report_to: wandb", "use_liger_kernel:"), strict=True):
+    answers = run_without_ml(requests)
+    for answer, name in zip(answers, ("report_to: wandb", "use_liger_kernel:"), strict=True):
         assert answer["code"] == 2
         assert f"error: command line  training.{name}" in answer["err"]
         assert "Traceback" not in answer["err"]

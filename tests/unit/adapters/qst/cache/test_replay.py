@@ -7,35 +7,14 @@ import copy
 import pytest
 import torch
 
+from tests.unit.adapters.qst.cache.steps import assert_equal, run_step
+
 DECODERS = (
     "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3", "phi", "gpt_neox", "cohere", "gpt2", "opt"
 )  # fmt: skip
 ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "modernbert")
 FAMILIES = [*((family, "CAUSAL_LM") for family in DECODERS), *((family, "SEQ_CLS") for family in (*ENCODERS, "llama"))]
 every_family = pytest.mark.parametrize(("family", "task_type"), FAMILIES)
-
-
-def _step(model, batch):
-    """One training step's loss, logits of real tokens and gradients."""
-    labels, real = torch.tensor([0, 1, 0, 1]), slice(None)
-    if "SequenceClassification" not in type(model.get_base_model()).__name__:
-        real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-        labels = batch["input_ids"].masked_fill(~real, -100)
-        labels.scatter_(1, real.int().argmax(1, keepdim=True), -100)  # left padding would be asked for the first token
-    model.train()
-    model.zero_grad()
-    torch.manual_seed(5)
-    output = model(**batch, labels=labels[: len(batch["input_ids"])])
-    output.loss.backward()
-    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return output.loss.detach(), output.logits.detach()[real], grads
-
-
-def _assert_equal(one, other):
-    assert torch.equal(one[0], other[0])
-    assert torch.equal(one[1], other[1])
-    assert one[2].keys() == other[2].keys()
-    assert all(torch.equal(grad, other[2][name]) for name, grad in one[2].items())
 
 
 def _assert_close(one, other):
@@ -59,17 +38,17 @@ def _count_layers(model):
 )  # left of an encoder's first token, which is classified, nothing is padded
 def test_replayed_batches_lose_the_same(build_base, put_beside, start_replay, draw_batch, family, task_type, padding):
     adapted, batch = put_beside(build_base(family, task_type), side_dropout=0.1), draw_batch(padding)
-    expected = _step(adapted, batch)
+    expected = run_step(adapted, batch)
     replay = start_replay(adapted)
     calls = _count_layers(adapted)
-    _assert_equal(_step(adapted, batch), expected)
+    assert_equal(run_step(adapted, batch), expected)
     assert len(calls) == 3
-    _assert_equal(_step(adapted, batch), expected)
+    assert_equal(run_step(adapted, batch), expected)
     assert len(calls) == 3
     assert replay.counts.num_replayed == 4
     assert replay.counts.num_tokens_replayed == batch["attention_mask"].sum()
     adapted.base_model.stop_replay()
-    _assert_equal(_step(adapted, batch), expected)
+    assert_equal(run_step(adapted, batch), expected)
     assert len(calls) == 6
 
 
@@ -79,19 +58,19 @@ def test_other_batches_of_the_same_rows_and_of_some_of_them(
 ):
     adapted, known, new = put_beside(build_base(family, task_type)), draw_batch(), draw_batch(seed=9)
     replay = start_replay(adapted)
-    _step(adapted, known)
+    run_step(adapted, known)
     shuffled = {name: each[[2, 0, 3, 1]] for name, each in known.items()}
     mixed = {name: torch.stack([known[name][0], new[name][1], known[name][3], new[name][2]]) for name in known}
     narrow = {name: each[[1, 3], :8] for name, each in known.items()}
     for batch, hits in ((shuffled, 4), (mixed, 2), (narrow, 2), (mixed, 4)):
         before = replay.counts.num_replayed
-        found = _step(adapted, batch)
+        found = run_step(adapted, batch)
         assert replay.counts.num_replayed - before == hits
         adapted.base_model.mix.observe, observe = None, adapted.base_model.mix.observe
         plain = copy.deepcopy(adapted)
         plain.base_model.stop_replay()
         adapted.base_model.mix.observe = observe
-        _assert_close(found, _step(plain, batch))
+        _assert_close(found, run_step(plain, batch))
 
 
 def test_a_batch_as_large_as_a_table_of_the_layers(build_base, put_beside, start_replay, draw_batch):
@@ -100,10 +79,10 @@ def test_a_batch_as_large_as_a_table_of_the_layers(build_base, put_beside, start
     num_rows = len(adapted.base_model.model.deberta.encoder.rel_embeddings.weight)
     many = [draw_batch(seed=seed) for seed in range(num_rows // 4)]
     batch = {name: torch.cat([each[name] for each in many]) for name in many[0]}
-    expected = _step(adapted, batch)
+    expected = run_step(adapted, batch)
     replay = start_replay(adapted)
-    _step(adapted, many[0])
-    _assert_close(_step(adapted, batch), expected)
+    run_step(adapted, many[0])
+    _assert_close(run_step(adapted, batch), expected)
     assert replay.counts.num_replayed == 4
 
 
@@ -111,18 +90,18 @@ def test_a_batch_as_large_as_a_table_of_the_layers(build_base, put_beside, start
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
 def test_with_layers_that_nobody_reads(build_base, put_beside, start_replay, draw_batch, family, task_type, keys):
     adapted, batch = put_beside(build_base(family, task_type), **keys), draw_batch()
-    expected = _step(adapted, batch)
+    expected = run_step(adapted, batch)
     replay = start_replay(adapted)
     for _ in range(3):
-        _assert_equal(_step(adapted, batch), expected)
+        assert_equal(run_step(adapted, batch), expected)
     stored = next(iter(replay.store.rows.values()))
     assert len(stored) == len({*adapted.base_model.mix.recorder.wanted, 3} - {0})
     new = draw_batch(seed=9)
     mixed = {name: torch.cat([batch[name][:2], new[name][2:]]) for name in batch}
-    found = _step(adapted, mixed)
+    found = run_step(adapted, mixed)
     assert replay.counts.num_replayed == 10
     adapted.base_model.stop_replay()
-    _assert_close(found, _step(adapted, mixed))
+    _assert_close(found, run_step(adapted, mixed))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -130,45 +109,45 @@ def test_with_layers_that_nobody_reads(build_base, put_beside, start_replay, dra
 def test_dtypes(build_base, put_beside, start_replay, draw_batch, dtype, autocast):
     adapted, batch = put_beside(build_base("llama").to(dtype)), draw_batch()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        expected = _step(adapted, batch)
+        expected = run_step(adapted, batch)
         replay = start_replay(adapted)
         for _ in range(3):
-            _assert_equal(_step(adapted, batch), expected)
+            assert_equal(run_step(adapted, batch), expected)
     assert replay.counts.num_replayed == 8
     with torch.autocast("cpu", torch.bfloat16, enabled=not autocast):
-        _step(adapted, batch)
+        run_step(adapted, batch)
     assert replay.counts.num_replayed == 8
 
 
 def test_more_rows_than_room(build_base, put_beside, start_replay, draw_batch):
     adapted, batch = put_beside(build_base("llama")), draw_batch(None)
-    expected = _step(adapted, batch)
+    expected = run_step(adapted, batch)
     replay = start_replay(adapted, room=3)
     for hits in (0, 3, 6):
-        _assert_close(_step(adapted, batch), expected)
+        _assert_close(run_step(adapted, batch), expected)
         assert replay.counts.num_replayed == hits
 
 
 def test_a_damaged_row_is_computed_anew(build_base, put_beside, start_replay, draw_batch):
     adapted, batch = put_beside(build_base("llama")), draw_batch(None)
-    expected = _step(adapted, batch)
+    expected = run_step(adapted, batch)
     replay = start_replay(adapted)
-    _step(adapted, batch)
+    run_step(adapted, batch)
     replay.store.damaged = set(list(replay.store.rows)[1:3])
-    _assert_close(_step(adapted, batch), expected)
+    _assert_close(run_step(adapted, batch), expected)
     assert replay.counts.num_replayed == 2
     replay.store.damaged = set()
-    _assert_close(_step(adapted, batch), expected)
+    _assert_close(run_step(adapted, batch), expected)
     assert replay.counts.num_replayed == 6
 
 
 def test_a_row_twice_in_a_batch(build_base, put_beside, start_replay, draw_batch):
     adapted, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch()
     batch = {name: each[[0, 1, 0, 1]] for name, each in batch.items()}
-    expected = _step(adapted, batch)
+    expected = run_step(adapted, batch)
     replay = start_replay(adapted)
     for _ in range(2):
-        _assert_equal(_step(adapted, batch), expected)
+        assert_equal(run_step(adapted, batch), expected)
     assert len(replay.store.rows) == 2
 
 
@@ -196,15 +175,15 @@ def test_packed_rows_of_several_documents(build_base, put_beside, start_replay, 
         assert family in ("gpt2", "opt"), reason
         pytest.skip(reason)
     packs = [_pack(batch, order) for order in ((0, 1, 2, 3), (3, 1, 0, 2), (2, 0))]
-    expected = [_step(adapted, pack) for pack in packs]
+    expected = [run_step(adapted, pack) for pack in packs]
     for row in range(4):  # and packed is as alone
-        alone = _step(adapted, _pack(batch, [row]))[1]
+        alone = run_step(adapted, _pack(batch, [row]))[1]
         start = packs[0]["cu_seq_lens_q"][row]
         assert (expected[0][1][start : start + len(alone)] - alone).abs().max() < 1e-5
     replay = start_replay(adapted)
     calls = _count_layers(adapted)
     for pack, wanted in zip(packs, expected, strict=True):
-        _assert_close(_step(adapted, pack), wanted)
-    _assert_close(_step(adapted, packs[0]), expected[0])
+        _assert_close(run_step(adapted, pack), wanted)
+    _assert_close(run_step(adapted, packs[0]), expected[0])
     assert len(calls) == 3
     assert replay.counts.num_replayed == 10

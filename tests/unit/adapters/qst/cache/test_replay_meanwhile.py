@@ -8,31 +8,9 @@ from functools import partial
 import pytest
 import torch
 
+from tests.unit.adapters.qst.cache.steps import assert_equal, run_step
 from utils.adapters.qst.cache import CacheSection
 from utils.adapters.qst.cache.open_store import open_store
-
-
-def _step(model, batch):
-    """One training step's loss, logits of real tokens and gradients."""
-    labels, real = torch.tensor([0, 1, 0, 1]), slice(None)
-    if "SequenceClassification" not in type(model.get_base_model()).__name__:
-        real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-        labels = batch["input_ids"].masked_fill(~real, -100)
-        labels.scatter_(1, real.int().argmax(1, keepdim=True), -100)  # left padding would be asked for the first token
-    model.train()
-    model.zero_grad()
-    torch.manual_seed(5)
-    output = model(**batch, labels=labels[: len(batch["input_ids"])])
-    output.loss.backward()
-    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return output.loss.detach(), output.logits.detach()[real], grads
-
-
-def _assert_equal(one, other):
-    assert torch.equal(one[0], other[0])
-    assert torch.equal(one[1], other[1])
-    assert one[2].keys() == other[2].keys()
-    assert all(torch.equal(grad, other[2][name]) for name, grad in one[2].items())
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
@@ -44,7 +22,7 @@ def test_writing_and_evaluating_with_a_cache_are_left_alone(build_base, put_besi
         evaluated = adapted(**batch, use_cache=True)
     replay = start_replay(adapted)
     for _ in range(2):
-        _step(adapted, batch)
+        run_step(adapted, batch)
         adapted.eval()
         assert torch.equal(adapted.generate(**batch, **keys), written)
         with torch.no_grad():
@@ -73,7 +51,7 @@ def test_a_first_evaluation_reads_no_rounded_states_of_an_earlier_run(build_base
     for _ in range(2):
         replay = model.base_model.start_replay(partial(open_store, section, {}))
         assert torch.equal(model.eval()(**batch).logits, exact)
-        _step(model, batch)
+        run_step(model, batch)
     assert replay.counts.num_replayed == 4, "in training they are read"
 
 
@@ -130,9 +108,9 @@ def test_a_failure_inside_leaves_the_layers_in_place(
 ):
     adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
     modules = [id(part) for part in adapted.modules()]
-    expected = _step(adapted, batch)
+    expected = run_step(adapted, batch)
     start_replay(adapted)
-    _step(adapted, batch)
+    run_step(adapted, batch)
     side = adapted.base_model.mix.qst_side["default"]
 
     for error in (RuntimeError, KeyboardInterrupt):
@@ -142,11 +120,11 @@ def test_a_failure_inside_leaves_the_layers_in_place(
 
         handle = side.blocks[1].register_forward_pre_hook(fail)
         with pytest.raises(error, match="in the middle"):
-            _step(adapted, batch)
+            run_step(adapted, batch)
         handle.remove()
         if error is RuntimeError:
             assert [id(part) for part in adapted.modules()] == modules
-        _assert_equal(_step(adapted, batch), expected)
+        assert_equal(run_step(adapted, batch), expected)
         assert [id(part) for part in adapted.modules()] == modules
 
 
@@ -155,16 +133,16 @@ def test_saving_copying_and_unloading_meanwhile(build_base, put_beside, start_re
     names = list(adapted.state_dict())
     adapted.save_pretrained(tmp_path / "before")
     replay = start_replay(adapted)
-    expected = _step(adapted, batch)
-    _step(adapted, batch)
+    expected = run_step(adapted, batch)
+    run_step(adapted, batch)
     assert list(adapted.state_dict()) == names
     adapted.save_pretrained(tmp_path / "during")
     one, other = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("before", "during"))
     assert one == other
     copied = copy.deepcopy(adapted)
     assert list(copied.state_dict()) == names
-    _assert_equal(_step(copied, batch), expected)
-    _assert_equal(_step(adapted, batch), expected)
+    assert_equal(run_step(copied, batch), expected)
+    assert_equal(run_step(adapted, batch), expected)
     plain = adapted.unload()
     assert replay.store.is_closed
     assert not [part for part in plain.modules() if part._forward_pre_hooks or part._forward_hooks]
@@ -173,9 +151,9 @@ def test_saving_copying_and_unloading_meanwhile(build_base, put_beside, start_re
 def test_starting_again_closes_the_first(build_base, put_beside, start_replay, draw_batch):
     adapted, batch = put_beside(build_base("llama")), draw_batch()
     first = start_replay(adapted)
-    _step(adapted, batch)
+    run_step(adapted, batch)
     second = start_replay(adapted)
-    _step(adapted, batch)
+    run_step(adapted, batch)
     assert first.store.is_closed
     assert second.counts.num_replayed == 0
     assert len(second.store.rows) == 4
@@ -187,7 +165,7 @@ def test_another_adapter_ends_the_replay_and_says_so(build_base, put_beside, sta
 
     adapted, batch = put_beside(build_base("llama"), side_layers=[2]), draw_batch()
     replay = start_replay(adapted)
-    _step(adapted, batch)
+    run_step(adapted, batch)
     adapted.add_adapter("other", QSTConfig(task_type="CAUSAL_LM", reduction_factor=2, downsample_rank=4))
     assert "the backbone cache is closed" in caplog.text
     assert replay.store.is_closed
@@ -195,7 +173,7 @@ def test_another_adapter_ends_the_replay_and_says_so(build_base, put_beside, sta
     plain = put_beside(build_base("llama"), scattered=False)
     kept = {name: each for name, each in adapted.state_dict().items() if ".default." not in name}
     plain.load_state_dict({name.replace(".other.", ".default."): each for name, each in kept.items()})
-    assert torch.equal(_step(adapted, batch)[1], _step(plain, batch)[1])
+    assert torch.equal(run_step(adapted, batch)[1], run_step(plain, batch)[1])
 
 
 def test_switched_adapters_share_the_stored_states(build_base, put_beside, scatter, start_replay, draw_batch):
@@ -205,10 +183,10 @@ def test_switched_adapters_share_the_stored_states(build_base, put_beside, scatt
     adapted.add_adapter("other", QSTConfig(task_type="CAUSAL_LM", reduction_factor=4, side_layers=[1]))
     adapted.set_adapter("other")
     scatter(adapted)
-    expected = _step(adapted, batch)
+    expected = run_step(adapted, batch)
     adapted.set_adapter("default")
     replay = start_replay(adapted)
-    _step(adapted, batch)
+    run_step(adapted, batch)
     adapted.set_adapter("other")
-    _assert_equal(_step(adapted, batch), expected)
+    assert_equal(run_step(adapted, batch), expected)
     assert replay.counts.num_replayed == 4
