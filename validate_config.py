@@ -72,7 +72,8 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
 
 def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
     """Check one file by its kind and print the steps; with --all, only those of files with findings."""
-    from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
+    from utils.run_config.kinds import find_kind
+    from utils.run_config.launcher_files import check_accelerate, check_deepspeed
 
     kind = find_kind(file)
     if kind == "run":

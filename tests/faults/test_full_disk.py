@@ -168,7 +168,6 @@ def test_a_run_stops_in_words_and_goes_on_when_there_is_room(make_disk, start_ru
 def test_every_library_that_writes(tmp_path):
     """Each says it in its own way: python, safetensors, torch, tokenizers."""
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
 
@@ -183,7 +182,7 @@ def test_every_library_that_writes(tmp_path):
     for name, write in writers.items():
         with files_no_larger_than(1_000), pytest.raises(DiskFullError, match="is full"), explain_full_disk(tmp_path):
             write(str(tmp_path / name))
-        with files_no_larger_than(1_000), pytest.raises((OSError, RuntimeError, SafetensorError)) as raised:
+        with files_no_larger_than(1_000), pytest.raises(Exception) as raised:  # noqa: PT011  tokenizers raises no other
             write(str(tmp_path / name))
         assert "then run the same command again" in str(explain_machine(raised.value))
         write(str(tmp_path / name))

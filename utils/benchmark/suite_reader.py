@@ -17,6 +17,7 @@ from utils.config.yaml_text import read_document
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
 from utils.core.project import find_config
+from utils.run_config.kinds import kind_of
 from utils.run_config.layers import merge_layer, open_extensions, read_layers, resolve_paths
 from utils.run_config.older_table import current_name
 from utils.tasks.task import task_sections
@@ -43,7 +44,7 @@ def read_suite(path: str | Path, launcher: str | None = None) -> Suite:
     path = find_config(path, "configs/benchmarks")
     document = resolve_paths(read_document(path))
     open_extensions(document)
-    if "suite" not in document.data:
+    if kind_of(document) != "suite":
         hint = "a run's file is trained by train.py; a suite starts with suite: NAME and has tasks:"
         raise ConfigError([Problem(f"not a suite; {hint}", place=str(path))])
     return _Reader(document, path).read(launcher)
@@ -121,7 +122,7 @@ class _Reader:
                     base, _ = read_layers(target)
                 except ConfigError as error:
                     self.problems += error.problems
-        if "suite" in base.data:
+        if kind_of(base) == "suite":
             self._report(("base",), f"{name} is a suite itself; name a run's file")
         if name is None and not self.document.get(("run",)):
             self._report((), "has neither base: nor run:, so its runs have no model; name a run's file as base")

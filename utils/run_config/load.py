@@ -19,6 +19,7 @@ from utils.config.sections.training import DEFAULT_ROWS, OwnTrainingSection
 from utils.core.errors import ConfigError, Problem
 from utils.run_config.base_rules import resolve_adapter
 from utils.run_config.devices import Machine, choose_bf16
+from utils.run_config.kinds import require_run
 from utils.run_config.layers import read_layers
 from utils.run_config.machine import find_unmet
 from utils.run_config.reader import Header, SectionReader
@@ -69,6 +70,7 @@ def inspect_run_config(
     """Inspect a run's file; arguments are as for `load_run_config`."""
     try:
         document, notices = read_layers(path, overrides, may_extend)
+        require_run(document, path)
     except ConfigError as error:
         return Inspection([Check(TITLES[0], error.problems)])
     return inspect_document(document, notices, files)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from utils.config.yaml_text import dump_yaml
-from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
+from utils.run_config.kinds import find_kind
+from utils.run_config.launcher_files import check_accelerate, check_deepspeed
+from utils.run_config.load import inspect_run_config
 
 # As `accelerate config` writes it for FSDP on one machine.
 ACCELERATE: dict[str, Any] = {
@@ -35,12 +37,35 @@ DEEPSPEED: dict[str, Any] = {
         ("a.yaml", "[", "run"),
         ("a.yaml", "", "run"),
         ("a.json", "{}", "deepspeed"),
+        ("a.yaml", "suite: x\n", "suite"),
+        ("a.yaml", "base: run.yaml\ntasks: {rte: {}}\nmethods: {lora: {}}\n", "suite"),
     ],
 )
 def test_find_kind(name: str, text: str, kind: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_text(text)
     assert find_kind(file) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("tasks: {rte: {}}\nseeds: [1]\n", "a suite, not a run; start it by python benchmark.py --config FILE"),
+        (
+            dump_yaml(ACCELERATE),
+            "settings of accelerate, not a run; start a run by accelerate launch --config_f",
+        ),
+        (
+            "zero_optimization: {stage: 2}\n",
+            "settings of DeepSpeed, not a run; name them in a run's file by trai",
+        ),
+    ],
+)
+def test_a_file_of_another_kind_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    (problem,) = inspect_run_config(file).problems
+    assert sentence in str(problem).replace(str(file), "FILE")
 
 
 def problems_of(checks: list[Any], file: Path) -> list[str]:
