@@ -8,6 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
 from utils.benchmark.aggregate import compare_settings
+from utils.benchmark.collapse import find_collapsed
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
 from utils.benchmark.statistics import Summary, SummaryRow
 from utils.benchmark.tables import build_comparison_table
@@ -40,10 +41,13 @@ def list_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutco
     language = suite.language
     rows = [row for row in summary.rows if row.outcomes and not row.suffix]
     done_tasks = {row.task for row in rows} - {row.task for row in rows if row.num_done < len(row.outcomes)}
-    done = sum(each.status == "success" for each in outcomes)
+    records = [each.record for each in outcomes if each.status == "success"]
+    num_partial = sum(record is not None and bool(record.extra.get("partial")) for record in records)
+    partial = phrase("runs_of", language, done=num_partial, planned=len(outcomes))
     return [
         (translate("tasks_done", language), f"{len(done_tasks)} / {len({row.task for row in rows})}"),
-        (translate("runs_done", language), f"{done} / {len(outcomes)}"),
+        (translate("runs_done", language), f"{len(records)} / {len(outcomes)}"),
+        *([(translate("partial_runs", language), partial)] if num_partial else ()),
         *(_list_means(rows, language) if len({summary.name_setting(row.setting) for row in rows}) == 1 else ()),
         *_list_memory(rows, language),
     ]
@@ -73,6 +77,7 @@ def _render_rows(suite: SuiteFacts, summary: Summary) -> Table:
         ]
         statuses = {each.status for each in row.outcomes} - {"success"}
         style = _STYLES.get(min(statuses) if statuses else "success", "") if row.outcomes else "dim"
+        style = "yellow" if not statuses and find_collapsed(row) else style
         table.add_row(*map(Text, cells), Text(_show_status(row, language), style=style))
         above = row.task
     return table
@@ -110,12 +115,15 @@ def _render_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOu
 
 
 def _show_status(row: SummaryRow, language: Language) -> str:
-    """Format how many runs have a result, and the status of the others."""
+    """Format how many runs have a result, the status of the others, and how many have collapsed."""
     others = dict.fromkeys(each.status for each in row.outcomes if each.status != "success")
     if len(row.outcomes) < 2:
-        return translate(row.outcomes[0].status if row.outcomes else row.note, language)
-    words = ", ".join(translate(status, language) for status in others)
-    return f"{row.num_done}/{len(row.outcomes)} {words}".strip()
+        shown = translate(row.outcomes[0].status if row.outcomes else row.note, language)
+    else:
+        words = ", ".join(translate(status, language) for status in others)
+        shown = f"{row.num_done}/{len(row.outcomes)} {words}".strip()
+    collapsed = len(find_collapsed(row))
+    return f"{shown}\n{phrase('num_collapsed', language, num=collapsed)}" if collapsed else shown
 
 
 def _list_means(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:

@@ -110,6 +110,7 @@ _LABELS: dict[str, tuple[str, str]] = {
     "num_runs": ("runs", "运行数"),
     "tasks_done": ("tasks done", "已完成任务"),
     "runs_done": ("runs done", "已完成运行"),
+    "partial_runs": ("scored on a part of the rows", "仅在部分评估样本上评分"),
     "mean_accuracy": ("mean accuracy (%)", "平均准确率(%)"),
     "mean_share": ("mean trainable share (%)", "平均可训练参数占比(%)"),
     "mean_memory": ("mean peak memory (GB)", "平均显存峰值(GB)"),
@@ -256,6 +257,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "崩塌的运行(计入所有数值): {runs}. 得分不高于多数类基线, 或在3个以上种子中比中位数"
         "低5个稳健标准差以上且低5分以上者, 视为崩塌.",
     ),
+    "num_collapsed": ("{num} collapsed", "{num}次崩塌"),
     "without_collapsed": (
         "{place}: {mean} over all {n} seeds, {without} without the collapsed ({rest} left).",
         "{place}: 全部{n}个种子的平均值为{mean}; 去掉崩塌的运行后(剩{rest}个)为{without}.",

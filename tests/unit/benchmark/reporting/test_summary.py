@@ -31,6 +31,21 @@ def test_totals(folder: Any, fill: Any) -> None:
     ]
 
 
+def test_the_terminal_names_collapsed_and_partial_runs(folder: Any) -> None:
+    for seed, score in ((1, 0.6), (2, 0.5), (3, 0.51)):
+        extra = {"partial": {"rows": 10}} if seed == 2 else {}
+        folder.finish(folder.plan("rte", "lora", seed), score, extra=extra)
+    suite, outcomes = folder.facts(), collect_outcomes(folder.runs)
+    summary = summarize(suite, outcomes)
+    baseline = outcomes[0].record.baseline["accuracy"]
+    file = io.StringIO()
+    Console(file=file, width=110).print(render_summary(suite, summary, outcomes))
+    text = " ".join(file.getvalue().split())
+    assert f"{sum(score <= baseline for score in (0.6, 0.5, 0.51))} collapsed" in text
+    assert "scored on a part of the rows 1 of 3 runs" in text
+    assert ("scored on a part of the rows", "1 of 3 runs") in list_totals(suite, summary, outcomes)
+
+
 def test_nothing_done(folder: Any) -> None:
     folder.plan("rte", "lora", 1)
     outcomes = collect_outcomes(folder.runs)
