@@ -77,15 +77,15 @@ def train(
     from utils.trainer.tracking import report_run
 
     require_machine(config)
-    folder = open_run_folder(config, resume, overwrite)
-    if folder.finished is not None:
-        return folder, folder.finished
-    require_fitting_base(config)
-    with destroy_process_group_on_exit(), explain_full_disk(folder.path):
-        rehearse(config)
-        record = run(config, folder, started, profile)
-        report_run(config, record)
-        return folder, record
+    with open_run_folder(config, resume, overwrite) as folder:
+        if folder.finished is not None:
+            return folder, folder.finished
+        require_fitting_base(config)
+        with destroy_process_group_on_exit(), explain_full_disk(folder.path):
+            rehearse(config)
+            record = run(config, folder, started, profile)
+            report_run(config, record)
+            return folder, record
 
 
 def run(config: RunConfig, folder: RunFolder, started: float, profile: bool = False) -> RunRecord:

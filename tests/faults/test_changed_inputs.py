@@ -61,7 +61,7 @@ def started(request, kept, prepare_run, make_config, make_sft, tiny_base, tmp_pa
         export.write_data_facts(opened, config, run.data)
         run.trainer.train()
         export.export_model(opened, config, run.trainer, run.tokenizer, run.data)
-        opened._lock.close()
+        opened.close()
         shutil.copytree(folder, kept / request.param, symlinks=True)
     else:
         shutil.copytree(kept / request.param, folder, symlinks=True)

@@ -49,7 +49,7 @@ def trained(kept, prepare_run, make_config) -> tuple[Any, Path]:
         torch.save(run.trainer.model.state_dict(), folder / "end.pt")
         shutil.rmtree(folder / "checkpoint-5")
         shutil.copytree(folder / "checkpoint-4", folder / "checkpoint-3")
-        opened._lock.close()
+        opened.close()
         shutil.copytree(folder, kept / "run")
     else:
         shutil.copytree(kept / "run", folder)
@@ -111,7 +111,7 @@ def test_a_checkpoint_without_a_list_that_has_lost_its_training_state(name, trai
         opened = open_run_folder(config, "last")
     assert opened.resume_from == str(folder / "checkpoint-3")
     assert "checkpoint-4 is skipped: it lacks the" in caplog.text
-    opened._lock.close()
+    opened.close()
 
 
 def test_what_sharded_runs_save_is_a_training_state_too(tmp_path):
@@ -134,12 +134,12 @@ def test_a_run_that_saves_its_model_only_is_resumed_with_a_warning(prepare_run, 
     config = make_config("bert", **keys, training__load_best_model_at_end=False)
     opened = open_run_folder(config)
     prepare_run(config=config).trainer.train()
-    opened._lock.close()
+    opened.close()
     with caplog.at_level(logging.WARNING, "utils"):
         opened = open_run_folder(config, "last")
     assert opened.resume_from is not None
     assert "save_only_model is set, and it lacks the optimizer's state, the learning rate's schedule" in caplog.text
-    opened._lock.close()
+    opened.close()
 
 
 def test_resuming_takes_the_one_before_and_says_so(trained, prepare_run, caplog):
@@ -149,7 +149,7 @@ def test_resuming_takes_the_one_before_and_says_so(trained, prepare_run, caplog)
         opened = open_run_folder(config, "last")
     assert opened.resume_from == str(folder / "checkpoint-3")
     assert "checkpoint-4 is skipped: optimizer.pt has" in caplog.text
-    opened._lock.close()
+    opened.close()
     with pytest.raises(UserError, match=r"checkpoint-4 is not a complete checkpoint: optimizer\.pt has"):
         open_run_folder(config, "checkpoint-4")
     cut(folder / "checkpoint-3" / "adapter_model.safetensors")

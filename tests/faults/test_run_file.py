@@ -34,7 +34,7 @@ def trained(kept, prepare_run, make_config) -> tuple[Any, Path]:
     if not (kept / "run").exists():
         opened = open_run_folder(config)
         prepare_run(config=config).trainer.train()
-        opened._lock.close()
+        opened.close()
         shutil.rmtree(folder / "checkpoint-5", ignore_errors=True)
         shutil.copytree(folder, kept / "run")
     else:
@@ -46,7 +46,7 @@ def trained(kept, prepare_run, make_config) -> tuple[Any, Path]:
 
 def open_and_close(*args: Any, **kwargs: Any) -> Any:
     opened = open_run_folder(*args, **kwargs)
-    opened._lock.close()
+    opened.close()
     return opened
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from utils.config.run_config import BEST_KEYS, EXTENSIONS, RESUMABLE_KEYS, RunConfig, find_differences
 from utils.core.errors import ConfigError, UserError
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RunFolder:
-    """An open output folder, locked against a second run until the process ends."""
+    """An open output folder, locked against a second run until it is closed; a context manager closes it."""
 
     path: Path
     resume_from: str | None = None
@@ -43,6 +43,17 @@ class RunFolder:
     changed: dict[str, Any] | None = None
     """Keys that differ from the resumed run, with old and new value."""
     _lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another run use the folder; also one of this process."""
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def final_model(self) -> Path:

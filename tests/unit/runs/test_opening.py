@@ -16,7 +16,7 @@ import yaml
 from utils.config.run_config import RunConfig
 from utils.core.errors import UserError
 from utils.run_config import load_run_config
-from utils.runs.opening import RunFolder, open_run_folder
+from utils.runs.opening import open_run_folder
 
 ROOT = Path(__file__).parents[3]
 Load = Callable[..., RunConfig]
@@ -38,15 +38,9 @@ def load(tmp_path: Path, out: Path) -> Load:
     return lambda *overrides: load_run_config(file, overrides)
 
 
-def close(folder: RunFolder) -> None:
-    """Let the folder go as the end of the process does."""
-    assert folder._lock is not None
-    folder._lock.close()
-
-
 def start(config: RunConfig) -> Path:
     folder = open_run_folder(config)
-    close(folder)
+    folder.close()
     return folder.path
 
 
@@ -70,6 +64,14 @@ def refuse(config: RunConfig, **options: Any) -> str:
         open_run_folder(config, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_a_closed_folder_is_free_for_another_run_of_this_process(load: Load) -> None:
+    config = load()
+    with open_run_folder(config) as folder:
+        assert "in use by another run" in refuse(config)
+    with open_run_folder(config, overwrite=True) as again:
+        assert again.path == folder.path
 
 
 def test_a_new_folder_holds_the_resolved_configuration(load: Load, out: Path) -> None:
@@ -145,7 +147,7 @@ def test_a_finished_run_made_longer_keeps_its_results(load: Load) -> None:
     add_checkpoint(path, 5)
     finish(path)
     folder = open_run_folder(load("training.num_train_epochs=9"), "last")
-    close(folder)
+    folder.close()
     assert folder.finished is None
     assert not (path / "results.json").exists()
     assert len(list(path.glob("earlier_results_*/results.json"))) == 1
@@ -231,7 +233,7 @@ def test_overwrite_renames(load: Load, out: Path) -> None:
     add_checkpoint(path, 9)
     for seed in (43, 44):
         folder = open_run_folder(load(f"seed={seed}"), overwrite=True)
-        close(folder)
+        folder.close()
         assert yaml.safe_load((out / "run.yaml").read_text())["seed"] == seed
         assert not (out / "checkpoint-9").exists()
     old = sorted(out.parent.glob("run.old_*"))
@@ -287,7 +289,7 @@ def test_a_folder_in_use_by_another_process_is_refused(options: dict[str, Any], 
 def test_one_process_holds_its_folder(load: Load) -> None:
     folder = open_run_folder(load())
     assert "is in use by another run" in refuse(load())
-    close(folder)
+    folder.close()
 
 
 @pytest.mark.parametrize("inside", [False, True])

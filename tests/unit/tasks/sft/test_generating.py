@@ -291,7 +291,7 @@ def test_a_run_of_an_earlier_version_is_resumed(prepare_run, make_sft, run_folde
         (checkpoint / "complete.json").unlink()
         (checkpoint / "trainer_state.json").write_text(json.dumps(state))
     opened = open_run_folder(make_sft(**{**KEYS, **keys}), "last")
-    opened._lock.close()
+    opened.close()
     assert (opened.resume_from, opened.changed) == (str(run_folder / "checkpoint-6"), None)
     resumed = _train(prepare_run, make_sft, opened.resume_from, **keys)
     assert _best_state(resumed) == _best_state(whole)
