@@ -160,16 +160,20 @@ def test_mistakes_have_their_place(lab: Path, make_config: Any, changed: dict[st
 @pytest.mark.parametrize(
     ("file", "source", "sentence"),
     [
-        ("optimizers/broken.py", "class Config:\n  x = (\n", "optimizers/broken: line 2: SyntaxError"),
-        ("__init__.py", "x = (\n", "__init__.py: line 1: SyntaxError"),
-        ("__init__.py", "\n1 / 0\n", "__init__.py: line 2: ZeroDivisionError"),
-        ("optimizers/broken.py", "import nowhere\nclass Config: ...\n", "line 1: ModuleNotFoundError: No module named"),
+        ("optimizers/broken.py", "class Config:\n  x = (\n", "optimizers/broken.py:2: SyntaxError"),
+        ("__init__.py", "x = (\n", "__init__.py:1: SyntaxError"),
+        ("__init__.py", "\n1 / 0\n", "__init__.py:2: ZeroDivisionError"),
+        ("optimizers/broken.py", "import nowhere\nclass Config: ...\n", "broken.py:1: ModuleNotFoundError: No module"),
         ("optimizers/broken.py", "class Config: ...\n", "defines no build_optimizer"),
         ("optimizers/Upper.py", "class Config: ...\n", "file is called by small letters, digits and _: upper"),
         ("optimizers/twice.py", "{plain}    learning_rate: float = 1.0\n", "learning_rate is a key of training:"),
         ("schedules/twice.py", "{schedule}    muon_momentum: float = 1.0\n", "is already a setting of optimizers/muon"),
         ("adapters/other.py", "from utils.adapters.lora import *\nclass Config(Config): ...\n",
          'its Config needs method: Literal["other"] = "other"'),
+        ("optimizers/typed.py", "{plain}    size: 'Nope' = 1\n", "typed: its Config has a field of the type Nope"),
+        ("optimizers/typed.py", "{plain}    size: int = 'big'\n", "typed: size: its default 'big' is not allowed"),
+        ("metrics/many.py", "TABLE = dict(a=1)\n", "metrics/many.py:1: TABLE holds plug-ins; write it out"),
+        ("metrics/many.py", "TABLE = {\n", "metrics/many.py:1: SyntaxError: '{' was never closed"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_plug_in_is_named(
@@ -183,6 +187,32 @@ def test_a_file_that_is_no_plug_in_is_named(
         load_run_config(make_config.write("bert", extensions=["my_lab"]))
     assert sentence in str(caught.value)
     assert "my_lab" not in sys.modules, "a second try begins anew"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "sentence"),
+    [
+        ("recording.py", "import Path", "import (Path", "my_lab/recording.py:3: SyntaxError: '(' was never closed"),
+        (
+            "recording.py",
+            '"""Records the loss."""',
+            "def __init__(self, a): ...",
+            "cannot be created without arguments",
+        ),
+        ("schedules/staircase.py", "return StepLR", "StepLR", "returned NoneType, not a torch scheduler"),
+        ("adapters/orthogonal_lora.py", "return adapted", "pass", "attach of orthogonal_lora returned None"),
+        ("metrics/balanced_accuracy.py", "return float", "return str", "balanced_accuracy returned '0."),
+    ],
+)
+def test_code_that_returns_something_else(
+    classifier: Path, lab: Path, file: str, old: str, new: str, sentence: str
+) -> None:
+    source = (lab / file).read_text()
+    assert old in source
+    (lab / file).write_text(source.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        command("train", "--config", classifier)
+    assert sentence in str(caught.value)
 
 
 def test_the_folder_in_the_working_directory_hides_no_copy(

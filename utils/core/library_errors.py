@@ -65,7 +65,8 @@ def require_readable(folder: Path) -> None:
 
 def describe(error: BaseException) -> str:
     """Describe a library's error in one line."""
-    lines = str(error).strip().splitlines()
+    text = error.msg if isinstance(error, SyntaxError) else str(error)  # else it repeats file and line
+    lines = text.strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 

@@ -169,20 +169,26 @@ def _search(root: Path, package: str) -> dict[str, str]:
         text = path.read_text("utf-8", errors="replace")
         if name != normalize(name) or not name.isidentifier():
             raise ConfigError(f"{path}: a plug-in's file is called by small letters, digits and _: {normalize(name)}")
-        if _TABLE.search(text):
-            homes |= dict.fromkeys(_read_names(text), name)
-        elif marker.search(text):
+        if marker.search(text):
             homes[name] = name
+        elif _TABLE.search(text):
+            homes |= dict.fromkeys(_read_names(text, path), name)
     return homes
 
 
-def _read_names(source: str) -> list[str]:
-    """Read the names in a module's TABLE."""
-    assigned = [node for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)]
-    tables = [node.value for node in assigned if isinstance(node.target, ast.Name) and node.target.id == "TABLE"]
-    assert len(tables) == 1, "a table is written once, with its type"
-    assert isinstance(tables[0], ast.Dict), "and out in full, so that its names can be read"
-    return [ast.literal_eval(key) for key in tables[0].keys if key is not None]
+def _read_names(source: str, path: Path) -> list[str]:
+    """Read the names in a module's TABLE, without importing it."""
+    for node in ast.parse(source, path).body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(each, ast.Name) and each.id == "TABLE" for each in targets):
+            keys = node.value.keys if isinstance(node.value, ast.Dict) else [None]
+            names = [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+            if len(names) < len(keys):
+                raise ConfigError(f'{path}:{node.lineno}: TABLE holds plug-ins; write it out: TABLE = {{"name": ...}}')
+            return names
+    return []
 
 
 def has(package: str, value: str) -> bool:
@@ -196,10 +202,18 @@ def is_added(package: str, value: str) -> bool:
 
 
 def explain_added(error: Exception) -> UserError | None:
-    """Return the innermost line of the user's own plug-ins in an error's traceback, or None."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if any(Path(each.filename).is_relative_to(folder) for folder in _added)]
-    return UserError(f"{own[-1].filename}:{own[-1].lineno}: {describe(error)}") if own else None
+    """Explain an error that the user's own plug-ins have raised, with its line; None for other errors."""
+    place = next((found for folder in _added if (found := find_line(error, folder))), None)
+    return UserError(f"{place}: {describe(error)}") if place else None
+
+
+def find_line(error: BaseException, folder: Path) -> str | None:
+    """Return `file:line` of the innermost line below a folder that raised the error, or None."""
+    frames = [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename is not None:  # that file has no frame of its own
+        frames.append((error.filename, error.lineno))
+    own = [f"{name}:{line}" for name, line in frames if Path(name).is_relative_to(folder)]
+    return own[-1] if own else None
 
 
 def _clear_caches() -> None:

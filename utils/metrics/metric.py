@@ -107,6 +107,9 @@ def build_text_metric(
 
         judged = [_require_keys(name, each, reference_keys) if reference_keys else str(each) for each in references]
         scores = [score_row(str(each), right) for each, right in zip(predictions, judged, strict=True)]
+        for score in scores:
+            if score is not None and not isinstance(score, int | float | np.number | np.bool_):
+                raise UserError(f"the metric {name} returned {score!r} for a row; score_row returns 0 to 1, or None")
         return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
 
     def score(predictions: Array, references: Array) -> float:

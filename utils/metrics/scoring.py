@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from numbers import Real
 
+from utils.core.errors import UserError
 from utils.metrics.metric import Array, Kind, Metric, load_metric
 
 logger = logging.getLogger(__name__)
@@ -116,8 +118,10 @@ def _score(metric: Metric, predictions: Array, references: Array) -> float | Non
 
     if metric.kind != "generation" and not np.isfinite(predictions).all():
         return None
-    value = float(metric.score(predictions, references))
-    return value if np.isfinite(value) else None
+    value = metric.score(predictions, references)
+    if not isinstance(value, Real):  # a user's own metric
+        raise UserError(f"the metric {metric.name} returned {value!r}, which is not a number")
+    return float(value) if np.isfinite(value) else None
 
 
 def _describe_rows(predictions: Array, references: Array) -> str:

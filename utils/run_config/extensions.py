@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from traceback import extract_tb
 from typing import Any
+
+from pydantic import PydanticUndefinedAnnotation, ValidationError
 
 from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
@@ -13,6 +14,7 @@ from utils.config.sections.peft import AdapterSection
 from utils.config.sections.training import PLUGIN_KEYS, training_section
 from utils.core import registry
 from utils.core.errors import ConfigError
+from utils.core.library_errors import describe
 from utils.metrics.metric import Metric
 
 _NEEDED = {
@@ -37,12 +39,11 @@ def add_extension(folder: Path) -> None:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        line = _name_line(error, folder.resolve())
-        raise ConfigError(f"{folder}/__init__.py: {line}{type(error).__name__}: {error}") from error
+        place = registry.find_line(error, folder.resolve()) or folder / "__init__.py"
+        raise ConfigError(f"{place}: {describe(error)}") from error
     if added is None:
         return
-    problems = [f"{added}: {each}" for each in _find_problems(added)]
-    if problems:
+    if problems := list(_find_problems(added)):
         registry.remove_folder(added)
         raise ConfigError("; ".join(problems))
 
@@ -50,17 +51,17 @@ def add_extension(folder: Path) -> None:
 def _find_problems(folder: Path) -> Iterator[str]:
     found = registry.list_added(folder)
     if not found:
-        yield "has no plug-in; they belong in adapters/, datasets/, metrics/, optimizers/ ... as in utils/"
+        yield f"{folder}: has no plug-in; they belong in adapters/, datasets/, metrics/, optimizers/ ... as in utils/"
     fields: dict[str, str] = {}
     for package in PLUGIN_KEYS.values():
         own = [name for name in registry.names(package) if (package, name) not in found]
         fields |= {key: f"{package}/{name}" for name in own for key in registry.load(package, name).Config.model_fields}
     for package, name in found:
-        file = f"{package.replace('.', '/')}/{name}"
+        file = folder.joinpath(*package.split("."), name)
         try:
             plugin = registry.load(package, name)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the user's code raises on import
-            yield f"{file}: {_name_line(error, folder)}{type(error).__name__}: {error}"
+            yield f"{registry.find_line(error, folder) or file}: {describe(error)}"
             continue
         yield from (f"{file}: {each}" for each in _check_plugin(plugin, package, name, fields))
 
@@ -78,6 +79,7 @@ def _check_plugin(plugin: Any, package: str, name: str, fields: dict[str, str]) 
     if not (isinstance(plugin.Config, type) and issubclass(plugin.Config, kind)):
         yield f"its Config has to be a subclass of {kind.__name__}"
         return
+    yield from _check_types(plugin.Config)
     key = {"adapters": "method", "datasets": "name"}.get(package)
     if key is not None and registry.normalize(str(plugin.Config.model_fields[key].default)) != name:
         yield f'its Config needs {key}: Literal["{name}"] = "{name}"'
@@ -94,9 +96,18 @@ def _check_fields(config: type[Section], plugin: str, fields: dict[str, str]) ->
             yield f"{field} is already a setting of {other}; give it another name"
 
 
-def _name_line(error: BaseException, folder: Path) -> str:
-    """Return the line of the user's own file that raised the error."""
-    if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: "
-    lines = [each.lineno for each in extract_tb(error.__traceback__) if str(folder) in each.filename]
-    return f"line {lines[-1]}: " if lines else ""
+def _check_types(config: type[Section]) -> Iterator[str]:
+    """Check that the types of a Config's own fields exist, and that the defaults have them."""
+    fields = {name: field for name, field in config.model_fields.items() if name in config.__annotations__}
+    try:
+        config.model_rebuild()
+    except PydanticUndefinedAnnotation as error:
+        yield f"its Config has a field of the type {error.name}, which its file neither imports nor defines"
+        return
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+    try:
+        config.model_validate({name: each for name, each in defaults.items() if not fields[name].is_required()})
+    except ValidationError as error:
+        for each in error.errors():
+            if each["loc"] and each["loc"][0] in defaults and each["type"] != "missing":
+                yield f"{each['loc'][0]}: its default {each['input']!r} is not allowed: {each['msg']}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AttachContext, load_adapter
 from utils.adapters.adapter_path import load_start
-from utils.core.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem, UserError
 from utils.modeling.head import list_new_modules
 from utils.modeling.quantization import require_trainable
 from utils.modeling.source import resolved_commit
@@ -55,6 +55,8 @@ def attach_adapter(
     section, context = settings.peft, _build_context(model, settings, tokenizer, data)
     set_seed(context.seed)  # loading the base has drawn random numbers
     adapted = load_adapter(section.method).attach(model, section, context)
+    if adapted is None:
+        raise UserError(f"peft.method: attach of {section.method} returned None; it has to return the model")
     if section.adapter_path is not None:
         load_start(adapted, section, settings.model.name_or_path, settings.model.allow_pickle)
         logger.info("training continues from the adapter in %s", section.adapter_path)

@@ -94,7 +94,9 @@ def _try_plugins(config: RunConfig, weight: Any, args: Any) -> None:
                 raise TypeError(f"build_optimizer returned {type(optimizer).__name__}, not a torch optimizer")
     if (found := config.training.find_plugin("lr_scheduler_type")) is not None:
         with _explain(f"{config.arguments['lr_scheduler_type']} refuses", "lr_scheduler_type"):
-            found[0].build_schedule(optimizer, _NUM_STEPS, args, found[1])
+            schedule = found[0].build_schedule(optimizer, _NUM_STEPS, args, found[1])
+            if not isinstance(schedule, torch.optim.lr_scheduler.LRScheduler):
+                raise TypeError(f"build_schedule returned {type(schedule).__name__}, not a torch scheduler")
 
 
 def _build_optimizer(build: Callable[..., Any], weight: Any, keys: dict[str, Any]) -> None:

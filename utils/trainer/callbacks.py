@@ -15,6 +15,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from utils.config.sections.training import OwnTrainingSection
 from utils.core.errors import ConfigError, LoraNsError, Problem
+from utils.core.library_errors import describe
+from utils.core.registry import explain_added, find_line
 from utils.trainer.progress import ProgressCallback
 from utils.trainer.watchdogs import has_overflowed, try_longest_batch
 
@@ -59,17 +61,31 @@ def load_callbacks(names: Sequence[str]) -> list[TrainerCallback]:
 def _load(name: str) -> TrainerCallback:
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         message = f"there is no module {module}, neither installed nor in the working directory"
         if not f"{module}.".startswith(f"{error.name}."):  # the module exists, but one of its imports does not
             message = f"{module} needs {error.name}, which is not installed"
         raise ConfigError([Problem(message, _KEY)]) from error
-    except AttributeError as error:
-        raise ConfigError([Problem(f"{module} has no {attribute}", _KEY)]) from error
+    except Exception as error:  # whatever the user's code raises on import
+        raise ConfigError([Problem(f"{module} cannot be imported: {_describe_line(error)}", _KEY)]) from error
+    if found is None:
+        raise ConfigError([Problem(f"{module} has no {attribute}", _KEY)])
     if not (isinstance(found, type) and issubclass(found, TrainerCallback)):
         raise ConfigError([Problem(f"{name} is not a subclass of transformers.TrainerCallback", _KEY)])
-    return found()
+    try:
+        created: TrainerCallback = found()
+    except Exception as error:  # whatever the user's code raises
+        message = f"{name} cannot be created without arguments: {_describe_line(error)}"
+        raise ConfigError([Problem(message, _KEY)]) from error
+    return created
+
+
+def _describe_line(error: Exception) -> str:
+    if (explained := explain_added(error)) is not None:
+        return str(explained)
+    place = find_line(error, Path.cwd())
+    return f"{place}: {describe(error)}" if place else describe(error)
 
 
 class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # its name is in checkpoints

@@ -186,3 +186,30 @@ def test_a_run_on_several_processes_has_all_gpus(plan_of: Callable[..., Any], mo
     assert _split_launch(run) == ["-m", "accelerate.commands.launch", "--num_processes", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert [slot.gpu for slot in list_slots(None, shares=False)] == [None]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('account: "lab\\ntouch x"', "launcher.account: 'lab\\ntouch x' is not one word without spaces"),
+        ("queue: gpu debug", "launcher.queue: 'gpu debug' is not one word"),
+        ('environment: {"A B;touch x": 1}', "launcher.environment: 'A B;touch x' is not a variable's name"),
+        ("environment: {A: [1]}", "launcher.environment: [1] is not text; write it in quotes"),
+        ('lines: ["-l x\\ntouch x"]', "launcher.lines: '-l x\\ntouch x' is not a directive"),
+        ('lines: ["#PBS -l x"]', "launcher.lines: '#PBS -l x' is not a directive that starts with -"),
+        ("time: 3h", "launcher.time: '3h' is not a time such as 12:00:00"),
+        ("time: 0:01:00", "launcher.time: '0:01:00' is too short"),
+        ("memory: 48", "launcher.memory: 48 is not an amount such as 48G"),
+    ],
+)
+def test_no_value_adds_a_line_to_the_script(plan_of: Callable[..., Any], line: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_of(f"{TASKS}launcher:\n  name: pbs\n  {line}\n")
+    assert sentence in str(caught.value)
+
+
+def test_numbers_are_texts(plan_of: Callable[..., Any]) -> None:
+    plan = plan_of(TASKS + "launcher: {name: slurm, account: 123, environment: {OMP_NUM_THREADS: 4}}\n")
+    script = write_script(plan, [], load_scheduler(plan))
+    assert "#SBATCH --account=123\n" in script
+    assert "export OMP_NUM_THREADS=4\n" in script

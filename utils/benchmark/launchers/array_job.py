@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from utils.benchmark.plan import Plan, PlannedRun
 from utils.benchmark.state import find_status
@@ -32,18 +32,52 @@ if TYPE_CHECKING:
 
 JOBS = "jobs"
 """Subfolder of the suite for scripts, submissions and logs of jobs."""
+_SHORTEST_S = 300
 WARNING_S = 120
 """Seconds before the end of its time when a job is told to save."""
 
 logger = logging.getLogger(__name__)
 
 
+def _require(pattern: str, wanted: str) -> BeforeValidator:
+    """Accept only texts that fit, and whole numbers: a space or a line break would start another option or command."""
+
+    def check(value: Any) -> str:
+        is_text = isinstance(value, str | int) and not isinstance(value, bool)
+        if not is_text or not re.fullmatch(pattern, str(value)):
+            raise ValueError(f"{value!r} is not {wanted}")
+        return str(value)
+
+    return BeforeValidator(check)
+
+
+def _require_time(value: str) -> str:
+    if read_seconds(value) < _SHORTEST_S:
+        raise ValueError(f"{value!r} is too short: a run saves {WARNING_S} s before its end; use 0:05:00 or more")
+    return value
+
+
+def read_seconds(time: str) -> int:
+    """Convert [D-]HH:MM:SS to seconds."""
+    days, _, clock = time.rpartition("-")
+    hours, minutes, seconds = map(int, clock.split(":"))
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+_TIME = _require(r"(\d+-)?\d+:[0-5]\d:[0-5]\d", "a time such as 12:00:00")
+_NAME = _require(r"[A-Za-z_]\w*", "a variable's name")
+_TEXT = _require(r"(?s).*", "text; write it in quotes")
+_LINE = _require(r"-.*", "a directive that starts with -, without #SBATCH or #PBS")
+Word = Annotated[str, _require(r"\S+", "one word without spaces")]
+"""Name of an account, a queue or a partition."""
+
+
 class ArraySection(Section):
     """Resources requested from a scheduler for each run."""
 
-    account: str | None = None
+    account: Word | None = None
     """Account to charge."""
-    time: str | None = Field(None, pattern=r"^(\d+-)?\d+:\d\d:\d\d$")
+    time: Annotated[str, _TIME, AfterValidator(_require_time)] | None = None
     """Wall time of a run, HH:MM:SS; shortly before its end the run saves and is queued again; null: the queue's."""
     nodes: int = Field(1, ge=1)
     """Machines per run."""
@@ -51,17 +85,17 @@ class ArraySection(Section):
     """GPUs per machine of a run, each with its own process."""
     cpus: int | None = Field(None, ge=1)
     """Cores per process; null: the queue's default."""
-    memory: str | None = Field(None, pattern=r"^\d+[KMGT]B?$")
+    memory: Annotated[str, _require(r"\d+[KMGT]B?", "an amount such as 48G")] | None = None
     """Memory per machine of a run, such as 48G; null: the queue's default."""
     at_once: int | None = Field(None, ge=1)
     """Maximum runs at the same time; null: unlimited."""
     modules: list[str] = []
     """Environment modules that each job loads."""
-    environment: dict[str, str] = {}
+    environment: dict[Annotated[str, _NAME], Annotated[str, _TEXT]] = {}
     """Environment variables that each job sets."""
     setup: list[str] = []
     """Shell lines before the run, such as `source /scratch/env/bin/activate`."""
-    lines: list[str] = []
+    lines: list[Annotated[str, _LINE]] = []
     """Further directives, without #SBATCH or #PBS: `--constraint=a100`."""
 
     @property

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from utils.benchmark.launchers.array_job import WARNING_S, ArraySection, Scheduler, call
+from utils.benchmark.launchers.array_job import WARNING_S, ArraySection, Scheduler, Word, call, read_seconds
 
 
 class Config(ArraySection):
     """The `launcher:` section of a suite."""
 
     name: Literal["pbs"] = "pbs"
-    queue: str | None = None
+    queue: Word | None = None
     """PBS's queue; null: its default."""
 
 
@@ -31,7 +31,7 @@ def _write_directives(section: Config, suite: str, logs: Path) -> list[str]:
         "mem": f"{section.memory.removesuffix('B').lower()}b" if section.memory else None,
     }
     parts = [f"{name}={value}" for name, value in chunk.items() if value is not None]
-    seconds = _read_seconds(section)
+    seconds = read_seconds(section.time or "0:00:00")
     lines = [
         f"-N {re.sub(r'[^A-Za-z0-9_-]+', '_', suite)[:15]}",
         f"-l select={':'.join([str(section.nodes), *parts])}",
@@ -46,12 +46,6 @@ def _write_directives(section: Config, suite: str, logs: Path) -> list[str]:
     return [f"#PBS {line}" for line in lines]
 
 
-def _read_seconds(section: Config) -> int:
-    days, _, clock = (section.time or "0:00:00").rpartition("-")
-    hours, minutes, seconds = map(int, clock.split(":"))
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
 def _write_launch(section: Config) -> list[str]:
     numbers = "RANK=$OMPI_COMM_WORLD_RANK LOCAL_RANK=$OMPI_COMM_WORLD_LOCAL_RANK WORLD_SIZE=$OMPI_COMM_WORLD_SIZE"
     task = shlex.quote(f'{numbers} exec {shlex.quote(sys.executable)} "$0" "$@"')
@@ -64,8 +58,9 @@ def _write_launch(section: Config) -> list[str]:
 
 
 def _start(section: Config) -> str:
-    seconds = _read_seconds(section)
-    return f"timeout --preserve-status --signal=TERM {max(seconds - WARNING_S, 1)} " if seconds else ""
+    if section.time is None:
+        return ""
+    return f"timeout --preserve-status --signal=TERM {read_seconds(section.time) - WARNING_S} "
 
 
 def _build_submission(section: Config, script: Path, num_runs: int) -> list[str]:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from utils.benchmark.launchers.array_job import WARNING_S, ArraySection, Scheduler, call
+from utils.benchmark.launchers.array_job import WARNING_S, ArraySection, Scheduler, Word, call
 
 
 class Config(ArraySection):
     """The `launcher:` section of a suite."""
 
     name: Literal["slurm"] = "slurm"
-    partition: str | None = None
+    partition: Word | None = None
     """Slurm's partition; null: its default."""
 
 
