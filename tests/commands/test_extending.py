@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from safetensors.torch import load_file
 from tests.commands.in_process import command
 from utils.core import registry
 from utils.core.errors import ConfigError, UserError
+from utils.generation.backend import generate_batches
+from utils.metrics.metric import load_metric
 from utils.run_config import load_run_config
 
 ROOT = Path(__file__).parents[2]
@@ -115,22 +118,27 @@ def test_changed_code_is_another_run(classifier: Path, lab: Path) -> None:
     assert not list(run.parent.glob("run_*")), "nothing was moved"
 
 
-def test_a_dataset_a_metric_a_penalty_and_a_backend(lab: Path, make_sft: Any, tmp_path: Path) -> None:
+def write_counting(make_sft: Any, folder: Path) -> Path:
+    """Write a run of the folder's dataset, metric, penalty and backend, with its rows."""
     words = ["tree", "house", "cat", "bicycle", "on", "garden", "river", "sun"]
     rows = "".join(json.dumps({"word": word, "letters": len(word)}) + "\n" for word in words)
-    (tmp_path / "words").mkdir()
+    (folder / "words").mkdir()
     for split in ("train", "test"):
-        (tmp_path / "words" / f"{split}.jsonl").write_text(rows)
-    config = make_sft(
+        (folder / "words" / f"{split}.jsonl").write_text(rows)
+    file: Path = make_sft(
         extensions=["my_lab"],
-        dataset={"name": "counting", "path": str(tmp_path / "words"), "allow_leakage": True},
+        dataset={"name": "counting", "path": str(folder / "words"), "allow_leakage": True},
         peft={"method": "shrinking_lora", "lora_r": 4, "target_modules": "all-linear"},
         generation={"backend": "parrot"},
         evaluation={"at_end": True},
         training__max_steps=3,
         training__report_to="none",
-    )
-    run = Path(command("train", "--config", config.source)["output_dir"])
+    ).source
+    return file
+
+
+def test_a_dataset_a_metric_a_penalty_and_a_backend(lab: Path, make_sft: Any, tmp_path: Path) -> None:
+    run = Path(command("train", "--config", write_counting(make_sft, tmp_path))["output_dir"])
     record = json.loads((run / "results.json").read_text())
     assert record["evaluation"]["counting"]["near_number"] == 1.0, "the parrot counts right"
     logs = json.loads((run / "trainer_state.json").read_text())["log_history"]
@@ -201,6 +209,7 @@ def test_a_file_that_is_no_plug_in_is_named(
         ),
         ("schedules/staircase.py", "return StepLR", "StepLR", "returned NoneType, not a torch scheduler"),
         ("adapters/orthogonal_lora.py", "return adapted", "pass", "attach of orthogonal_lora returned None"),
+        ("adapters/orthogonal_lora.py", "def attach", "training_hooks = dict\n\n\ndef attach", "not TrainingHooks"),
         ("metrics/balanced_accuracy.py", "return float", "return str", "balanced_accuracy returned '0."),
     ],
 )
@@ -213,6 +222,46 @@ def test_code_that_returns_something_else(
     with pytest.raises(UserError) as caught:
         command("train", "--config", classifier)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "sentence"),
+    [
+        ("datasets/counting.py", "answer=f\" {row['letters']}\"", 'answer=row["letters"]', "whose fields are texts"),
+        ("datasets/counting.py", "def describe_instructions", "def describe", "defines neither describe_instructions"),
+        (
+            "datasets/counting.py",
+            '"near_number"',
+            '"near_numbr"',
+            "there is no metric near_numbr, which counting names",
+        ),
+        ("metrics/near_number.py", "return 1 /", 'return "good" #', "near_number returned 'good' for a row"),
+        ("adapters/shrinking_lora.py", "return sum(", 'return "big"; sum(', "compute_penalty returned 'big'"),
+        ("generation/backends/parrot.py", "def stream", "def streams", "backends/parrot: defines no stream"),
+    ],
+)
+def test_rows_and_scores_that_cannot_be(
+    lab: Path, make_sft: Any, tmp_path: Path, file: str, old: str, new: str, sentence: str
+) -> None:
+    source = (lab / file).read_text()
+    assert old in source
+    (lab / file).write_text(source.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        command("train", "--config", write_counting(make_sft, tmp_path))
+    assert sentence in str(caught.value)
+
+
+def test_scores_outside_of_the_range_and_missing_answers(lab: Path) -> None:
+    source = (lab / "metrics" / "near_number.py").read_text()
+    (lab / "metrics" / "near_number.py").write_text(source.replace("return 1 /", "return 9 /"))
+    registry.add_folder(lab)
+    score_rows = load_metric("near_number").score_rows
+    assert score_rows is not None
+    with pytest.raises(UserError, match="near_number gave 9, outside of its range of 0 to 1"):
+        score_rows(["4"], ["4"])
+    backend: Any = SimpleNamespace(generate_batch=lambda *_: [])
+    with pytest.raises(UserError, match="0 answers to a batch of 2 rows"):
+        list(generate_batches(backend, [[1], [2]], [[0, 1]]))
 
 
 def test_the_folder_in_the_working_directory_hides_no_copy(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import load_adapter
-from utils.core.errors import ModelError
+from utils.core.errors import ModelError, UserError
 from utils.core.json_files import parse_json
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def find_hooks(method: str) -> TrainingHooks:
     """Return the hooks of a method, or hooks that do nothing."""
     build = getattr(load_adapter(method), "training_hooks", TrainingHooks)
     hooks: TrainingHooks = build()
+    if not isinstance(hooks, TrainingHooks):
+        raise UserError(f"peft.method: training_hooks() of {method} returned {hooks!r}, not TrainingHooks")
     return hooks
 
 

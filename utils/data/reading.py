@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from utils.core.errors import DataError
+from utils.core.errors import DataError, UserError
 from utils.core.texts import RowError, shorten_list
 from utils.data.conversations import first_request
 from utils.data.dataset import Example, InstructionSet, Row
@@ -161,7 +161,7 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
         row = _WatchedRow(raw)
         if idle:
             idle.difference_update([(column, row.get(column)) for column in spec.choices])
-        example = spec.read_row(row)
+        example = _require_texts(spec.read_row(row))
         marks = _mark_example(example, spec.group(row) if spec.group else None)
         return marks, row.list_unread() + [f"{key} of turns" for key in example.unread]
 
@@ -179,6 +179,13 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
         split.prompts[:] = split.contents
         split.groups[:] = split.contents
     return split
+
+
+def _require_texts(example: Any) -> Example:
+    """Reject what a user's own dataset returns instead of an Example of texts."""
+    if isinstance(example, Example) and isinstance(example.prompt, str) and isinstance(example.answer, str):
+        return example
+    raise UserError(f"dataset.name: read_row returned {example!r}; it needs an Example whose fields are texts")
 
 
 def _mark_example(example: Example, group: str | None) -> tuple[bytes, bytes, bytes]:

@@ -69,7 +69,11 @@ def check_metrics(label: str, metrics: Sequence[str], evaluation: EvaluationSect
     if num_answers > 1 and not temperature:
         message = f"{num_answers} answers at generation.temperature 0 are all the same; set a temperature, or 1 here"
         raise ConfigError([Problem(message, "evaluation.num_return_sequences")])
-    for metric in map(load_metric, metrics):
+    for name in metrics:
+        try:
+            metric = load_metric(name)
+        except KeyError:  # named by a user's own dataset
+            raise ConfigError(f"there is no metric {name}, which {label} names") from None
         if metric.num_answers > num_answers:
             message = f"{metric.name} of {label} needs at least {metric.num_answers} answers per prompt"
             raise ConfigError([Problem(message, "evaluation.num_return_sequences")])

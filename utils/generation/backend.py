@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from utils.config.sections.generation import GenerationSection
 from utils.core import registry
+from utils.core.errors import UserError
 from utils.generation.server import ServedModel
 
 if TYPE_CHECKING:
@@ -114,14 +115,14 @@ def generate_batches(
     num_parallel = getattr(backend, "num_parallel", 1)
     if num_parallel == 1:
         for batch in batches:
-            yield from _cut_by_time(backend.generate_batch(prompts, batch, numbers))
+            yield from _cut_by_time(_require_all(backend.generate_batch(prompts, batch, numbers), batch))
         return
     failure: BaseException | None = None
     left = iter(batches)
     with ThreadPoolExecutor(num_parallel) as pool:
 
         def write(batch: Sequence[int]) -> Written:
-            return list(backend.generate_batch(prompts, batch, numbers))
+            return list(_require_all(backend.generate_batch(prompts, batch, numbers), batch))
 
         def begin(count: int) -> set[Future[Written]]:
             return {pool.submit(write, batch) for batch in islice(left, count)}
@@ -134,6 +135,20 @@ def generate_batches(
             yield from (each.result() for each in done if each.exception() is None)
     if failure is not None:
         raise failure
+
+
+def _require_all(answers: Iterable[tuple[int, Generated]], batch: Sequence[int]) -> Iterator[tuple[int, Generated]]:
+    """Yield a batch's answers.
+
+    Raises:
+        UserError: The backend, which may be a plug-in, gave other rows than the batch has.
+    """
+    given: list[int] = []
+    for row, answer in answers:
+        given.append(row)
+        yield row, answer
+    if sorted(given) != sorted(batch):
+        raise UserError(f"generation.backend: generate_batch gave {len(given)} answers to a batch of {len(batch)} rows")
 
 
 def _cut_by_time(answers: Iterable[tuple[int, Generated]]) -> Generator[Written, None, None]:

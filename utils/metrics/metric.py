@@ -173,6 +173,12 @@ def _check_scores(metric: Metric) -> Metric:
             raise UserError(f"metrics: {metric.name} gave scores of shape {scores.shape} for {len(predictions)} texts")
         if np.isinf(scores).any():
             raise UserError(f"metrics: {metric.name} gave an infinite score; nan says that a row has none")
+        outside = scores[(scores < metric.low) | (scores > metric.high)]
+        if outside.size:
+            message = (
+                f"metrics: {metric.name} gave {outside[0]:g}, outside of its range of {metric.low:g} to {metric.high:g}"
+            )
+            raise UserError(message)
         return scores
 
     return replace(metric, score_rows=score_checked)

@@ -21,8 +21,10 @@ _NEEDED = {
     "adapters": ("attach", "save", "load"),
     "optimizers": ("build_optimizer",),
     "schedules": ("build_schedule",),
+    "generation.backends": ("check_prompts", "explain_refusal", "plan_batches", "generate_batch", "stream"),
 }
-"""Functions that a plug-in of a kind has to define, in addition to its Config."""
+"""Functions that a plug-in of a kind has to define, in addition to its Config; methods of a Backend."""
+_DESCRIBE = ("describe_instructions", "describe_classification")
 _CONFIGS: Mapping[str, type[Section]] = {
     "adapters": AdapterSection, "datasets": DatasetSection, "optimizers": Section, "schedules": Section,
 }  # fmt: skip
@@ -68,9 +70,7 @@ def _find_problems(folder: Path) -> Iterator[str]:
 
 def _check_plugin(plugin: Any, package: str, name: str, fields: dict[str, str]) -> Iterator[str]:
     """Check one plug-in; `fields` holds the keys that earlier optimizers and schedules add to `training:`."""
-    for function in _NEEDED.get(package, ()):
-        if not callable(getattr(plugin, function, None)):
-            yield f"defines no {function}"
+    yield from _check_functions(plugin, package)
     if package == "metrics" and not isinstance(plugin.METRIC, Metric):
         yield "its METRIC is not a Metric"
     kind = _CONFIGS.get(package)
@@ -85,6 +85,14 @@ def _check_plugin(plugin: Any, package: str, name: str, fields: dict[str, str]) 
         yield f'its Config needs {key}: Literal["{name}"] = "{name}"'
     if package in PLUGIN_KEYS.values():
         yield from _check_fields(plugin.Config, f"{package}/{name}", fields)
+
+
+def _check_functions(plugin: Any, package: str) -> Iterator[str]:
+    for function in _NEEDED.get(package, ()):
+        if not callable(getattr(getattr(plugin, "Backend", plugin), function, None)):
+            yield f"defines no {function}"
+    if package == "datasets" and not any(hasattr(plugin, each) for each in _DESCRIBE):
+        yield f"defines neither {' nor '.join(_DESCRIBE)}"
 
 
 def _check_fields(config: type[Section], plugin: str, fields: dict[str, str]) -> Iterator[str]:

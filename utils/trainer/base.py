@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from packaging.version import Version
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, __version__
 
 from utils.adapters.training_hooks import TrainingHooks, save_training_state
 from utils.config.section import Section
+from utils.core.errors import UserError
 from utils.core.signals import Interrupted, raise_if_interrupted
 from utils.generation.model_state import keep_random_state
 from utils.trainer.callbacks import RunEvents
@@ -23,9 +25,6 @@ from utils.trainer.processes import Sums, announce_processes, any_interrupted
 from utils.trainer.resume import Resume
 from utils.trainer.sampling import build_train_sampler
 from utils.trainer.watchdogs import NanGuard
-
-if TYPE_CHECKING:
-    import torch
 
 _COUNTS_ALL_STEPS = Version(__version__) < Version("5.19")
 """Whether transformers counts the rows of all sessions' steps as this session's."""
@@ -193,6 +192,8 @@ class LoraNsTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         if not model.training or (penalty := self.hooks.compute_penalty(model)) is None:
             return loss
+        if not isinstance(penalty, torch.Tensor):
+            raise UserError(f"peft.method: compute_penalty returned {penalty!r}, not a tensor or None")
         num_batches = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
         self.penalties.append(penalty.detach())
         return loss + (penalty / num_batches).to(loss.device)  # the losses of a step's batches are summed
