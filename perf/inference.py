@@ -132,7 +132,7 @@ def _run_kind(options: argparse.Namespace) -> Result:
 
 
 def _run_ours(options: argparse.Namespace, folder: Path) -> Result:
-    """Let inference.py answer a file; it takes its own time, from the first row read to the file written."""
+    """Run inference.py on a file; it takes its own time, from the first row read to the file written."""
     words = ["--output_file", str(folder / "out.jsonl")]
     words += ["--max_new_tokens", str(options.max_new_tokens)] if options.generate else []
     words += ["--batch_size", str(options.batch_size)] if options.generate and options.batch_size else []
@@ -148,7 +148,7 @@ def _run_ours(options: argparse.Namespace, folder: Path) -> Result:
 
 
 def _call_inference(folder: Path, *words: str) -> Result:
-    """Do what the command line does; give its JSON object."""
+    """Run the command as its command line does and return its JSON object."""
     from utils.core.logs import prepare_libraries
 
     prepare_libraries()

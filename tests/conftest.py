@@ -113,7 +113,7 @@ def pytest_collection() -> Generator[None, Any, Any]:
 
 @pytest.fixture(autouse=True)
 def _keep_environment() -> Iterator[None]:
-    """Take back what a test or a library sets, so that no later test's processes inherit it."""
+    """Restore environment variables after each test, so that later tests' processes do not inherit them."""
     from utils.core.secrets import forget_secrets
 
     before = dict(os.environ)
@@ -125,7 +125,7 @@ def _keep_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Give a function that saves a random base model of a family with its tokenizer, once, and names its folder."""
+    """Return a function that saves a family's random base model and tokenizer once and returns their folder."""
     made: dict[tuple[str, int], Path] = {}
 
     def make(family: str, hidden_size: int = 32) -> Path:
@@ -176,13 +176,13 @@ def _write_jsonl(path: Path, rows: Rows) -> Path:
 
 @pytest.fixture
 def draw_rows() -> Callable[..., Rows]:
-    """Give the function that makes rows."""
+    """Return the function that draws rows."""
     return _draw_rows
 
 
 @pytest.fixture
 def make_set(tmp_path: Path) -> Callable[..., Path]:
-    """Give a function that writes a folder of splits: `make_set(train=rows, validation=rows)`."""
+    """Return a function that writes a folder of splits: `make_set(train=rows, validation=rows)`."""
 
     def make(folder: str = "data", **splits: Rows) -> Path:
         for split, rows in splits.items():
@@ -194,7 +194,7 @@ def make_set(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def load_tokenizer_of(tiny_base: Callable[..., Path]) -> Callable[[str], Any]:
-    """Give a function that loads a family's tokenizer as a run does."""
+    """Return a function that loads a family's tokenizer as a run does."""
 
     def load(family: str) -> Any:
         from utils.config.sections.model import ModelSection
@@ -207,7 +207,7 @@ def load_tokenizer_of(tiny_base: Callable[..., Path]) -> Callable[[str], Any]:
 
 @pytest.fixture
 def make_config(tmp_path: Path, tiny_base: Callable[..., Path], make_set: Callable[..., Path]) -> Callable[..., Any]:
-    """Give a function that writes a run's YAML file and reads it: small, on the CPU, without dropout.
+    """Return a function that writes a run's YAML file and reads it: small, on the CPU, without dropout.
 
     Its arguments are dotted overrides with `__` for the dot: `make_config("bert", training__max_steps=2)`.
     """
@@ -251,7 +251,7 @@ def make_config(tmp_path: Path, tiny_base: Callable[..., Path], make_set: Callab
 
 @pytest.fixture
 def prepare_run(make_config: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function that does what train.py does up to the trainer, and returns all of it."""
+    """Return a function that prepares a run as train.py does, up to and including the trainer."""
     from types import SimpleNamespace
 
     def prepare(family: str = "bert", data: Path | None = None, config: Any = None, **overrides: Any) -> Any:
@@ -287,7 +287,7 @@ def prepare_run(make_config: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def make_sft(make_config: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function that writes and reads a small fine-tuning run of the embedded base on the embedded sums.
+    """Return a function that writes and reads a small fine-tuning run of the embedded base on the embedded sums.
 
     Its arguments are dotted overrides with `__` for the dot. Nothing is generated unless evaluation is given.
     """
@@ -317,7 +317,7 @@ def make_sft(make_config: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(autouse=True)
 def _forget_added_folders() -> Iterator[None]:
-    """Let no test see the plug-ins of another one's folder."""
+    """Unregister plug-ins that a test loaded from a folder of its own."""
     yield
     from utils.core import registry
 

@@ -34,7 +34,7 @@ class Hub:
     _large: dict[str, bytes] = field(default_factory=dict)
 
     def find(self, repo: str, revision: str) -> dict[str, bytes] | None:
-        """Give the files of a revision: a branch, or a commit."""
+        """Return the files of a revision: a branch, or a commit."""
         for name, files in self.files.items():
             owner, _, branch = name.partition("@")
             if owner == repo and revision in (branch or "main", commit_of(files)):
@@ -43,7 +43,7 @@ class Hub:
 
 
 def commit_of(files: dict[str, bytes]) -> str:
-    """Name the commit of some files."""
+    """Return the commit hash of some files."""
     return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
 
 

@@ -42,7 +42,7 @@ class ModelServer(ThreadingHTTPServer):
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count the requests that are answered at the same time."""
+        """Count the requests answered at the same time."""
         with self.lock:
             self.num_at_once += 1
             self.most_at_once = max(self.most_at_once, self.num_at_once)

@@ -9,5 +9,5 @@ import pytest
 
 
 def mostly_slow(cases: Iterable[Any], *fast: Any) -> list[Any]:
-    """Give the cases, those slow that are not named as `fast`."""
+    """Return the cases, marking as slow those not named in `fast`."""
     return [each if each in fast else pytest.param(each, marks=pytest.mark.slow) for each in cases]

@@ -54,7 +54,7 @@ def shorten_reason(reason: str, method: str) -> str:
 
 
 def find_versions() -> dict[str, str]:
-    """Name the versions that the cells ran on."""
+    """Return the library versions that the cells ran on."""
     return {"python": platform.python_version(), **{each: importlib.metadata.version(each) for each in _PACKAGES}}
 
 

@@ -37,7 +37,7 @@ _TEXTS = ("w1 w2 w3 w4", "w5 w6", "w7 w8 w9")
 
 @dataclass
 class Result:
-    """What came of a cell."""
+    """The result of one cell."""
 
     row: str
     method: str
@@ -103,7 +103,7 @@ def prepare_folder(family: str, folder: Path) -> None:
 
 
 def describe_run(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Give the configuration of a cell's run, as its YAML file would have it."""
+    """Return the configuration of a cell's run, as its YAML file would hold it."""
     causal = cell.task == "CAUSAL_LM"
     return {
         "task_name": "matrix",

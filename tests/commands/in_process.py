@@ -10,7 +10,7 @@ from utils.cli.parser import parse_words
 
 
 def command(name: str, *words: str | Path) -> dict[str, Any]:
-    """Give what a command's `main` gives; words with = in them are overrides: `command("train", "--config", file)`."""
+    """Return what a command's `main` returns; arguments with = are overrides: `command("train", "--config", file)`."""
     script = importlib.import_module(name)
     answer: dict[str, Any] = script.main(parse_words(script.build(), [str(word) for word in words]))
     return answer

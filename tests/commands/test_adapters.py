@@ -21,7 +21,7 @@ FEW = ["evaluation.max_samples=4", "generation.max_new_tokens=6"]
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder of adapters by peft: lora and ia3, of one base, without tokenizers."""
+    """Return a folder of adapters written by peft: lora and ia3, of one base, without tokenizers."""
     import torch
     from peft import IA3Config, LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -55,7 +55,7 @@ NOT_RUN = {
 
 
 def _read_commands() -> dict[str, str]:
-    """Give each command with the first page that has it."""
+    """Return each command with the first page that shows it."""
     found: dict[str, str] = {}
     for page in PAGES:
         for block in BLOCK.findall(re.sub(r"\\\n\s*", "", page.read_text("utf-8"))):

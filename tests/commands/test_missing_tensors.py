@@ -36,7 +36,7 @@ def _train(make_config, tmp_path, method):
 
 @pytest.fixture
 def refuse(capsys):
-    """Give a function that opens a command and sees to it that it refuses by naming a tensor."""
+    """Return a function that runs a command and checks that its error names the missing tensor."""
 
     def check(tensor, *words):
         capsys.readouterr()

@@ -24,7 +24,7 @@ NO_NETWORK = re.compile(
 
 
 def _read_requirements() -> list[str]:
-    """Give what to install: the lower bounds of the libraries that change, and anything of the others."""
+    """Return the requirements to install: the lower bounds of the libraries that change, and anything of the others."""
     package = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = package["optional-dependencies"]
     declared = [*package["dependencies"], *extras["quantization"], *extras["chinese"]]

@@ -25,7 +25,7 @@ WORDS = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
-    """Give a run's folder, its answer and what it said."""
+    """Return a run's folder, its JSON result and its log."""
     folder = tmp_path_factory.mktemp("periodic") / "run"
     words = ["--config", ROOT / "configs" / "quickstart_sft.yaml", *WORDS, f"training.output_dir={folder}"]
     with contextlib.redirect_stderr(io.StringIO()) as said:

@@ -60,7 +60,7 @@ LAUNCHES = {"torchrun": TORCHRUN, "accelerate": ACCELERATE, "zero2": ZERO2}
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left."""
+    """The files and output of a finished run."""
 
     losses: list[float]
     record: dict[str, Any]
@@ -109,7 +109,7 @@ def train_alone(task: str, method: str) -> Run:
 
 
 def compare(task: str, method: str, launch: str) -> float:
-    """Train by both, and give the largest difference of a loss or metric."""
+    """Train both ways and return the largest difference of a loss or metric."""
     together = train(LAUNCHES[launch], [*TASKS[task], *METHODS[method]], 8, f"{launch}-{task}-{method}")
     alone = train_alone(task, method)
     assert together.said.count("Result") == 1, "only the main process speaks"

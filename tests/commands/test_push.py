@@ -98,7 +98,7 @@ def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path, caplog):
 
 @pytest.fixture
 def finished(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give a function that pushes a finished run with these settings of `training:`."""
+    """Return a function that pushes a finished run with these settings of `training:`."""
     folder = tmp_path / "my run"
     for name in ("final_model/adapter_config.json", "results.json", "logs/events", "checkpoint-1/optimizer.pt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _search(folder: Path) -> list[str]:
-    """Name the files that hold a secret, whatever kind of file they are."""
+    """Return the files that hold a secret, whatever kind of file they are."""
     held = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for path in folder.rglob("*.xlsx"):
         with ZipFile(path) as workbook:

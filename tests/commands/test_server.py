@@ -86,7 +86,7 @@ def test_what_no_server_loads_is_told_before_anything_is_sent(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a LoRA run of the embedded base."""
+    """Return a trained LoRA run of the embedded base."""
     run = tmp_path_factory.mktemp("served") / "run"
     command("train", *SHORT[:2], f"training.output_dir={run}", "training.num_train_epochs=1", "results.formats=[json]")
     return run

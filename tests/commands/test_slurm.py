@@ -31,7 +31,7 @@ exit $CODE""",
 
 @pytest.fixture
 def submit(tmp_path: Path):
-    """Give a function that runs the script as Slurm would, with a train.py that ends with a code."""
+    """Return a function that runs the script as Slurm would, with a train.py that ends with a code."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name, text in PROGRAMS.items():

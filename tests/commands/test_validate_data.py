@@ -24,7 +24,7 @@ def _write(path: Path, *rows: dict[str, Any]) -> None:
 
 @pytest.fixture
 def check(tiny_base: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Check:
-    """Give a function that checks a run on a base without weights: exit code, the problems of its rows, and all."""
+    """Return a function that checks a run on a base without weights: exit code, the problems of its rows, and all."""
 
     def run(family: str, **sections: Any) -> tuple[int, list[str], str]:
         base = tmp_path / "base"

@@ -19,7 +19,7 @@ def _open(name, *words):
 
 
 def _disturb(base: Path) -> None:
-    """Give a base other weights of the same shapes."""
+    """Replace a base's weights with others of the same shapes."""
     from safetensors.torch import load_file, save_file
 
     file = base / "model.safetensors"
@@ -38,7 +38,7 @@ def run(make_sft, tmp_path):
 
 @pytest.fixture
 def name_base(run, tmp_path):
-    """Give a function that writes the run's configuration with another base."""
+    """Return a function that writes the run's configuration with another base."""
 
     def write(base):
         own = yaml.safe_load((run / "run.yaml").read_text())

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Refusal(importlib.abc.Loader):
-    """Finds the library, whose source may be read, and refuses to run it."""
+    """Loader that lets a library's source be read but refuses to execute it."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         raise ImportError(f"{spec.name} is blocked here")
@@ -34,7 +34,7 @@ class Refusal(importlib.abc.Loader):
 
 
 class Blocker(importlib.abc.MetaPathFinder):
-    """Stands before all other finders."""
+    """Meta path finder, placed first, that blocks the ML libraries."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -21,7 +21,7 @@ RUNS = [(job, step["run"]) for job, content in JOBS.items() for step in content[
 
 
 def _is_sent(path: str) -> bool:
-    """Tell whether a path goes to the builder: the last line of the .dockerignore that fits it or a folder of it."""
+    """Return whether a path is sent to the builder: by the last .dockerignore line that matches it or a parent."""
     sent = True
     parents = [path, *map(str, Path(path).parents)]
     for line in (ROOT / "docker" / "Dockerfile.dockerignore").read_text("utf-8").splitlines():

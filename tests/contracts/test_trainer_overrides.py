@@ -55,7 +55,7 @@ OVERRIDDEN = {
 
 
 def _overridden() -> Iterator[tuple[str, str]]:
-    """Name each method of the libraries that a class of ours overrides, with its parameters."""
+    """List each method of the libraries that a class of ours overrides, with its parameters."""
     for trainer in (ClassificationTrainer, CausalTrainer):
         libraries = [each for each in trainer.__mro__ if each.__module__.startswith(("transformers.", "trl."))]
         for ours in (each for each in trainer.__mro__ if each.__module__.startswith("utils.")):

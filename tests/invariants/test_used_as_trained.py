@@ -93,7 +93,7 @@ def _list_methods():
 
 @pytest.fixture
 def train_run(prepare_run, make_config, make_sft, make_set, draw_rows, tmp_path):
-    """Give a function that trains a case and saves it as train.py does; the model stays in memory."""
+    """Return a function that trains a case and saves it as train.py does; the model stays in memory."""
 
     def label(rows, num_labels):
         names = ["no", "maybe", "yes"]
@@ -167,7 +167,7 @@ def _read_questions():
 
 
 def _ask(run, folder, target):
-    """Name the words of inference.py that answer the rows by a run's folder, or by a merged one."""
+    """Return the arguments of inference.py that answer the rows by a run's folder, or by a merged one."""
     is_language = run.config.task_type == "CAUSAL_LM"
     source = target.with_suffix(".in.jsonl")
     rows = [{"question": each} for each in _read_questions()] if is_language else [{"text": each} for each in TEXTS]
