@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, count: int) -> dict[str, Any]:
-    """Evaluate so many rows; gives the peak of the process in MiB and its seconds."""
+    """Evaluate a number of rows; return the process's peak memory in MiB and its seconds."""
     file = folder / f"rows_{count}.jsonl"
     rows = ({"question": f"Tom has {index} books. He finds {index % 97} more.", "answer": f"#### {index}"}
             for index in range(count))  # fmt: skip

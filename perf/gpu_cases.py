@@ -79,7 +79,7 @@ def _build_model(case: dict[str, Any]) -> Any:
 
 
 def build_trainer(case: dict[str, Any], rows: Any, batch: int, folder: str) -> Any:
-    """Build the trainer of a case on its model, with so many rows a batch."""
+    """Build the trainer of a case for its model and batch size."""
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
     from trl import SFTConfig, SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling

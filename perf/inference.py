@@ -217,7 +217,7 @@ def _open_class_pipeline(options: argparse.Namespace) -> Callable[[Rows], Result
 
 
 def _measure_memory(options: argparse.Namespace) -> Result:
-    """Classify more and more short rows with a tiny random model; give the peak of resident memory."""
+    """Classify more and more short rows with a tiny random model; return peak resident memory."""
     _make_tiny(Path(options.folder) / "model")
     answer: Result = {"threads": os.environ.get("OMP_NUM_THREADS", "all")}
     for number in options.memory:

@@ -151,7 +151,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def _draw_rows(number: int, seed: int = 0, pair: bool = False) -> Rows:
-    """Make rows of 1 to 20 words whose label says whether they hold `good` (1) or `bad` (0); all differ."""
+    """Return distinct rows of 1 to 20 words, labelled by whether they contain `good` (1) or `bad` (0)."""
     import random
 
     draw = random.Random(seed)

@@ -25,7 +25,7 @@ _SECONDS = 30
 
 
 class Tab:
-    """One tab; what its console says is kept in `messages`."""
+    """A browser tab, whose console output is collected in `messages`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, socket: Any) -> None:
         self._loop, self._socket, self._numbers = loop, socket, itertools.count(1)
@@ -34,7 +34,7 @@ class Tab:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Call a method of the protocol, and give its result."""
+        """Call a method of the protocol and return its result."""
         return self._loop.run_until_complete(asyncio.wait_for(self._call(method, parameters), _SECONDS))
 
     async def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Tab:
         time.sleep(wait_s)
 
     def run(self, script: str) -> Any:
-        """Evaluate JavaScript in the page, as its inspector would, and give the value."""
+        """Evaluate JavaScript in the page, as its inspector would, and return the value."""
         done = self.call("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")

@@ -27,7 +27,7 @@ EXAMPLE = re.compile(r"```python\n# (my_lab/\S+\.py)\n(.*?)```", re.DOTALL)
 
 
 def forget(folder: Path) -> None:
-    """Let a later test, or another copy of the folder, begin anew."""
+    """Unload the plug-ins, so that a later test or another copy of the folder starts afresh."""
     for each in [*registry._added]:
         registry.remove_folder(each)
 

@@ -60,7 +60,7 @@ LAUNCHES = {"torchrun": TORCHRUN, "accelerate": ACCELERATE, "zero2": ZERO2}
 
 @dataclass(frozen=True)
 class Run:
-    """The files and output of a finished run."""
+    """Losses, record, output and folder of a finished run."""
 
     losses: list[float]
     record: dict[str, Any]

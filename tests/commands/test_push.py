@@ -239,7 +239,7 @@ def test_processes_push_and_read_back_by_the_environment_alone(hub, tmp_path):
 
 
 def check_cards(merged: Path) -> None:
-    """Read both cards by the hub's own client."""
+    """Read both cards with the hub's own client."""
     from huggingface_hub import ModelCard, metadata_load
 
     pushed, card = ModelCard.load("me/sums"), ModelCard.load(merged / "README.md")

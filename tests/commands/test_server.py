@@ -93,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Vllm:
-    """A vLLM process with a run's adapter, which can be killed and started again."""
+    """A vLLM process serving a run's adapter, which can be killed and restarted."""
 
     def __init__(self, run: Path) -> None:
         self.run = run

@@ -56,7 +56,7 @@ def start(request: dict[str, Any]) -> int:
 
 
 def limit(seconds: int) -> None:
-    """Let the process be killed before it takes the machine with it."""
+    """Limit the process's resources, so that it is killed before it exhausts the machine."""
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MORE_MEMORY, used + MORE_MEMORY))

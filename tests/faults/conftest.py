@@ -89,7 +89,7 @@ def command_runner() -> Iterator[CommandRunner]:
 
 @pytest.fixture
 def start_run(command_runner: CommandRunner, tmp_path: Path) -> Iterator[Callable[..., Started]]:
-    """Give a function that starts train.py with words; what still runs at the end of a test is killed."""
+    """Return a function that starts train.py with arguments; runs alive at the end of a test are killed."""
     runs: list[Started] = []
 
     def start(*words: str, **environment: str) -> Started:
@@ -162,7 +162,7 @@ def write_labelled(file: Path) -> Path:
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
-    """Give a function that writes a small run's file: `write_run("classifier", "name", training__max_steps=4)`.
+    """Return a function that writes a small run's file: `write_run("classifier", "name", training__max_steps=4)`.
 
     Gives the file and the run's folder.
     """
@@ -185,7 +185,7 @@ def write_run(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has left."""
+    """The outcome of a run."""
 
     weights: dict[str, bytes]
     losses: list[tuple[int, float]]
@@ -203,7 +203,7 @@ def _read_outcome(run: Path, said: str = "") -> Outcome:
 
 @pytest.fixture(scope="session")
 def whole_runs() -> dict[str, Outcome]:
-    """Give a place for what uninterrupted runs have left, by kind."""
+    """Return a cache of the outcomes of uninterrupted runs, by kind."""
     return {}
 
 
@@ -211,7 +211,7 @@ def whole_runs() -> dict[str, Outcome]:
 def run_whole(
     whole_runs: dict[str, Outcome], start_run: Callable[..., Started], write_run: Callable[..., tuple[Path, Path]]
 ) -> Callable[[str], Outcome]:
-    """Give a function that runs a kind once without a fault."""
+    """Return a function that runs a kind once without a fault."""
 
     def run(kind: str) -> Outcome:
         if kind not in whole_runs:

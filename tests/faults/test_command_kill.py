@@ -98,7 +98,7 @@ def test_killed_at_a_random_moment(name: str, number: int, workshop: Workshop, u
 
 
 def _finish(workshop: Workshop, killed: Killed, folder: Path) -> dict[str, Any]:
-    """Run a command to its end; gives what it made."""
+    """Run a command to its end and return what it made."""
     code, said = workshop.call(killed.script, killed.words, folder)
     assert code == 0, said
     assert "Traceback" not in said

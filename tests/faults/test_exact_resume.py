@@ -67,7 +67,7 @@ def read_weights(trainer: Any) -> dict[str, torch.Tensor]:
 
 
 def interrupt(run: Any, asking: TrainerCallback) -> Path:
-    """Train until the signal has stopped it; gives its newest checkpoint."""
+    """Train until the signal stops the run and return its newest checkpoint."""
     from utils.trainer.checkpoint_files import find_checkpoints
 
     run.trainer.add_callback(asking)

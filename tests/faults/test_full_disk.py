@@ -29,7 +29,7 @@ STEPS = {
 
 @pytest.fixture
 def make_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Give a function that mounts a file system of a size in memory."""
+    """Return a function that mounts an in-memory file system of a given size."""
     disk = tmp_path / "disk"
 
     def make(size: str) -> Path:
@@ -49,7 +49,7 @@ def make_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 @contextmanager
 def files_no_larger_than(num_bytes: int) -> Iterator[None]:
-    """Let every write beyond a length fail, as on a full disk: EFBIG."""
+    """Make every write beyond a length fail with EFBIG, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:

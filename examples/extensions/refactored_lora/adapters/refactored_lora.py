@@ -35,7 +35,7 @@ class Config(lora.Config):
 
 
 def training_hooks() -> TrainingHooks:
-    """Give what is done at a restart, and the state that a checkpoint needs of it."""
+    """Return the hooks: what is done at a restart, and the state to checkpoint."""
     return _Hooks()
 
 
@@ -51,11 +51,11 @@ class _Hooks(TrainingHooks):
                 reset_moments(optimizer, factors)
 
     def describe_state(self, model: Any) -> dict[str, float]:
-        """Give the alpha of each layer."""
+        """Return the alpha of each layer."""
         return {name: layer.lora_alpha["default"] for name, layer in _layers(model)}
 
     def load_state(self, model: Any, tensors: Mapping[str, torch.Tensor], facts: Any) -> None:
-        """Take back the alphas."""
+        """Restore the alphas."""
         for name, layer in _layers(model):
             _set_alpha(model, name, layer, facts[name])
 
