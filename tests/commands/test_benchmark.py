@@ -103,7 +103,7 @@ def test_a_wrong_command_line_shows_the_usage(words: list[str]) -> None:
     assert done.stderr.startswith("usage: benchmark.py")
 
 
-def test_a_crash_hurts_nobody_and_what_is_done_is_done(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_stops_no_other_run_and_finished_runs_are_kept(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     code, answer, err = script("--jobs", "2", suite=CRASH)
     assert code == 1
     assert statuses(answer) == {"good-lora-s42": "success", "bad-lora-s42": "failed"}
@@ -156,7 +156,7 @@ def test_time_outs_and_retries(script: Script) -> None:
     assert statuses(answer) == {"good-lora-s42": "success"}
 
 
-def test_only_what_is_asked_for_is_run_and_shown(script: Script) -> None:
+def test_only_selected_runs_are_run_and_shown(script: Script) -> None:
     two = SUITE.replace("tasks: {good: {}}", "tasks: {good: {}, other: {}}")
     code, answer, _ = script("--report", "--task", "good", suite=two)
     assert code == 0

@@ -29,13 +29,13 @@ def has_gpu() -> bool:
 
 
 @pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_here() -> None:
+def test_a_missing_gpu_is_refused() -> None:
     done = open_train("--config", "configs/quickstart.yaml", "--gpu", "0")
     assert done.returncode == 2
     assert done.stderr == "error: --gpu 0: there is no GPU 0; this machine has no NVIDIA GPU\n"
 
 
-def test_a_gpu_that_is_no_number() -> None:
+def test_a_gpu_that_is_not_a_number_is_refused() -> None:
     done = open_train("--config", "configs/quickstart.yaml", "--gpu", "abc")
     assert done.returncode == 2
     assert done.stderr == "error: --gpu abc: 'abc' is not a GPU index; write --gpu 0 or --gpu 0,1\n"

@@ -92,7 +92,7 @@ def _split(words: str) -> tuple[str, list[str]] | None:
     return (found[1], shlex.split(found[2])) if found else None
 
 
-def test_what_is_not_run_is_understood() -> None:
+def test_commands_that_are_not_run_can_be_parsed() -> None:
     ours = [found for words in COMMANDS if words not in RUN and (found := _split(words))]
     assert len(ours) > 25
     for script, words in ours:
@@ -141,5 +141,5 @@ def _run(folder: Path, words: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("words", RUN)
-def test_what_the_pages_show_runs(words: str, clone: Path) -> None:
+def test_documented_commands_run(words: str, clone: Path) -> None:
     _run(clone, words)

@@ -158,7 +158,9 @@ def test_a_dataset_a_metric_a_penalty_and_a_backend(lab: Path, make_sft: Any, tm
         ({"training__optim": "adamw_torch"}, "sign_momentum belongs to training.optim: sign_sgd"),
     ],
 )
-def test_mistakes_have_their_place(lab: Path, make_config: Any, changed: dict[str, Any], sentence: str) -> None:
+def test_mistakes_are_reported_with_their_place(
+    lab: Path, make_config: Any, changed: dict[str, Any], sentence: str
+) -> None:
     keys = {"extensions": ["my_lab"], "training__optim": "sign_sgd", "training__sign_momentum": 0.5, **changed}
     with pytest.raises(ConfigError, match=sentence) as caught:
         load_run_config(make_config.write("bert", **keys))
@@ -184,7 +186,7 @@ def test_mistakes_have_their_place(lab: Path, make_config: Any, changed: dict[st
         ("metrics/many.py", "TABLE = {\n", "metrics/many.py:1: SyntaxError: '{' was never closed"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_plug_in_is_named(
+def test_a_file_that_is_not_a_plug_in_is_named(
     tmp_path: Path, make_config: Any, file: str, source: str, sentence: str
 ) -> None:
     head = "from utils.config.section import Section\ndef build_{}(*_): ...\nclass Config(Section):\n"

@@ -58,7 +58,7 @@ def test_variants_of_lora(variant: str, switches: tuple[bool, bool], tmp_path: P
         ("variant: dora, use_dora: false", "peft.variant: dora contradicts"),
     ],
 )
-def test_variants_that_are_none(keys: str, said: str, tmp_path: Path) -> None:
+def test_invalid_variants_are_refused(keys: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         _read(tmp_path, BASE % ("SEQ_CLS", f", {keys}", "glue, subset: rte"))
 
@@ -106,7 +106,7 @@ def test_two_lengths_that_differ_are_a_mistake(tmp_path: Path) -> None:
         _read(tmp_path, text)
 
 
-def test_the_command_line_lies_over_older_keys_too(tmp_path: Path) -> None:
+def test_the_command_line_overrides_older_keys_too(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(BASE % ("SEQ_CLS", "", "glue, subset: rte") + "training: {seed: 1}\n", "utf-8")
     assert load_run_config(file).seed == 1

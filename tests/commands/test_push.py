@@ -272,7 +272,7 @@ def test_what_cannot_be_read_back_is_one_sentence(name, sentence, hub):
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_that_is_away_is_one_sentence(hub, finished, monkeypatch, tmp_path):
+def test_an_unreachable_hub_is_reported_in_one_sentence(hub, finished, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(UserError, match=r"me/sums is not in the local cache and the hub .* cannot be reached"):
         answer("hub:me/sums")
@@ -283,7 +283,7 @@ def test_a_hub_that_is_away_is_one_sentence(hub, finished, monkeypatch, tmp_path
         command("utils.runs.push", tmp_path / "my run", "me/x")
 
 
-def test_the_command_says_what_goes_and_what_stays(hub, finished, monkeypatch, tmp_path, capsys):
+def test_the_command_lists_what_is_pushed_and_what_is_not(hub, finished, monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("HF_TOKEN")
     folder = tmp_path / "my run"
     (folder / "final_model" / "model.bin").write_text("pickled")

@@ -18,7 +18,7 @@ PATH = re.compile(r"(?<![\w/.-])(?:utils|tests|docs|configs|examples|perf|script
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_path_is_there(page: Path) -> None:
+def test_every_path_exists(page: Path) -> None:
     if page.name == "CHANGELOG.md":
         return  # it tells of what was
     named = {match.rstrip(".") for match in PATH.findall(page.read_text("utf-8"))}
