@@ -66,8 +66,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1200)
 def test_runs_are_called_and_tagged_as_they_are(python: Path, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SUITE)
+    # Runs of this process leave the settings of trackers in its environment.
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "MLFLOW_", "SWANLAB_"))}
     environment = {
-        **os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "OMP_NUM_THREADS": "1",
+        **clean, "TRACKIO_DIR": str(tmp_path / "trackio"), "OMP_NUM_THREADS": "1",
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "HF_HUB_OFFLINE": "1",
         "SWANLAB_MODE": "offline", "SWANLAB_LOG_DIR": str(tmp_path / "swanlog"), "WANDB_MODE": "offline",
     }  # fmt: skip

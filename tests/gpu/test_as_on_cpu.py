@@ -85,7 +85,9 @@ def test_two_processes_train_as_one(tmp_path: Path, words: tuple[str, ...]) -> N
     if "deepspeed" in " ".join(words) and not shutil.which("ds_report"):
         pytest.skip("deepspeed is not installed")
     both = ("training.global_batch_size=8", "training.per_device_train_batch_size=4")
-    launcher = ("-m", "accelerate.commands.launch", "--num_processes", "2", *(("--cpu",) if DEVICE == "cpu" else ()))
+    launcher: tuple[str, ...] = ("-m", "accelerate.commands.launch", "--num_processes", "2")
+    if DEVICE == "cpu":  # accelerate starts one process there, and train.py rejects that
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     found = train(tmp_path / "two", "quickstart_sft", *both, *words, launcher=launcher)
     assert found == pytest.approx(train(tmp_path / "one", "quickstart_sft", *both), rel=HALF, abs=HALF)
 
@@ -103,9 +105,12 @@ def test_the_chunked_loss_is_that_of_whole_logits(dtype: torch.dtype) -> None:
     wanted.backward()
     assert hidden.grad is not None
     assert exact.grad is not None
-    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-    assert float(total) == pytest.approx(float(wanted), rel=tolerance)
-    assert float((hidden.grad - exact.grad).abs().max() / exact.grad.abs().max()) < tolerance
+    plain = hidden.detach().clone().requires_grad_()
+    torch.nn.functional.cross_entropy((plain @ weight.t()).float(), targets, reduction="sum").backward()
+    assert plain.grad is not None
+    assert float(total) == pytest.approx(float(wanted), rel=1e-4 if dtype == torch.float32 else 2e-2)
+    error, plain_error = (float((each.grad - exact.grad).abs().max()) for each in (hidden, plain))
+    assert error <= 1.2 * plain_error + 1e-6, "no less exact than whole logits in the same precision"
 
 
 @pytest.mark.parametrize("window", [None, 40])

@@ -59,13 +59,7 @@ def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: boo
             unexpected content.
     """
     require_readable(folder)
-    for file, key in _OBJECTS.items():
-        if (folder / file).is_file():
-            held = load_object(folder / file, error=ModelError)
-            if key and key not in held:
-                raise ModelError(f"{name}: {folder / file} does not hold what it should; {AGAIN}")
-            if key == "peft_type" and registry.normalize(str(held[key])) != registry.normalize(method):
-                raise ModelError(f"{name}: {folder / file} is of peft_type {held[key]}, and the run of {method}")
+    _require_expected_content(folder, name, method)
     safe, pickled = ((folder / each).is_file() for each in _WEIGHTS)
     if not (folder / ADAPTER_CONFIG).is_file() or safe:
         return
@@ -76,6 +70,18 @@ def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: boo
             f"{name}: the adapter's weights are pickled ({_WEIGHTS[1]}), and such a file can run code; save it again "
             "with save_pretrained, or, if you trust its author, set model.allow_pickle: true (or give --allow_pickle)"
         )
+
+
+def _require_expected_content(folder: Path, name: str, method: str) -> None:
+    for file, key in _OBJECTS.items():
+        if (folder / file).is_file():
+            held = load_object(folder / file, error=ModelError)
+            if key and key not in held:
+                raise ModelError(f"{name}: {folder / file} does not hold what it should; {AGAIN}")
+            if file == ADAPTER_CONFIG and held.get("alora_invocation_tokens"):
+                raise ModelError(f"{name}: an activated LoRA (alora_invocation_tokens) is not supported")
+            if key == "peft_type" and registry.normalize(str(held[key])) != registry.normalize(method):
+                raise ModelError(f"{name}: {folder / file} is of peft_type {held[key]}, and the run of {method}")
 
 
 def require_whole_tensors(folder: Path) -> int:

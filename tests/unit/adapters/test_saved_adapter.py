@@ -128,3 +128,9 @@ def test_a_pickled_file_too(attach, tmp_path):
     torch.save({name: part for name, part in tensors.items() if name != gone}, tmp_path / "adapter_model.bin")
     with pytest.raises(ModelError, match=f"it lacks 1 tensors such as {gone}"):
         _load(attached, tmp_path)
+
+
+def test_an_activated_lora_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "alora_invocation_tokens": "True"}')
+    with pytest.raises(ModelError, match="activated LoRA"):
+        require_adapter_file(tmp_path, "mine", "lora")
