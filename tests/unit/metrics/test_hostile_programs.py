@@ -65,6 +65,8 @@ QUICK = (
     Hostile("crashes the interpreter", "import ctypes; ctypes.string_at(0)", "ended early"),
     Hostile("replaces AssertionError", "import builtins; builtins.AssertionError = type('E', (SystemExit,), {{}})",
             "failed: AssertionError"),
+    Hostile("replaces what its result is written by",
+            "import os; w = os.write; os.write = lambda to, text: w(to, b'passed')", "failed: AssertionError"),
     Hostile("replaces its tests", "def check(c): pass", "failed: AssertionError"),
     Hostile("recurses without end", "def g(): g()\ng()", "failed: RecursionError"),
     Hostile("asks for input", "input()", "failed: UnsupportedOperation"),
