@@ -45,7 +45,7 @@ class _ClockFinder(MetaPathFinder):
             load(module)
             _add_clock(module.Trainer)
 
-        spec.loader.exec_module = load_with_clock  # type: ignore[method-assign]  # of this one loader
+        spec.loader.exec_module = load_with_clock  # type: ignore[method-assign]  # wraps the loader of this module only
         return spec
 
 

@@ -182,7 +182,7 @@ def test_every_library_that_writes(tmp_path):
     for name, write in writers.items():
         with files_no_larger_than(1_000), pytest.raises(DiskFullError, match="is full"), explain_full_disk(tmp_path):
             write(str(tmp_path / name))
-        with files_no_larger_than(1_000), pytest.raises(Exception) as raised:  # noqa: PT011  tokenizers raises no other
+        with files_no_larger_than(1_000), pytest.raises(Exception) as raised:  # noqa: PT011  tokenizers raises plain Exception
             write(str(tmp_path / name))
         assert "then run the same command again" in str(explain_machine(raised.value))
         write(str(tmp_path / name))

@@ -50,7 +50,7 @@ def list_gpus() -> list[str]:
 
 def _count_gpus() -> int:
     if which("nvidia-smi"):
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)  # noqa: S607  found by PATH
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)  # noqa: S607  it is wherever the driver put it on PATH
         return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 

@@ -176,7 +176,7 @@ def _enum_values(name: str, module: str) -> Any:
     """Read the values of an enum that the module defines or imports."""
     for node in ast.walk(_parse(module)):
         if isinstance(node, ast.ClassDef) and node.name == name:
-            values = [line.value.value for line in node.body if _is_member(line)]  # type: ignore[attr-defined]  # _is_member
+            values = [line.value.value for line in node.body if _is_member(line)]  # type: ignore[attr-defined]  # checked by _is_member
             return Literal[tuple(values)] if values else None
     for node in _parse(module).body:
         if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:

@@ -84,7 +84,7 @@ def compute_theirs(model: Any, section: GrpoSection, old: list[torch.Tensor], tm
     ],
     ids=lambda keys: "-".join(map(str, keys.values())),
 )
-def test_losses_and_gradients_are_those_of_trl(keys, build_model, tmp_path, load_tokenizer_of):  # noqa: F811  a fixture
+def test_losses_and_gradients_are_those_of_trl(keys, build_model, tmp_path, load_tokenizer_of):  # noqa: F811  build_model is a fixture
     section = GrpoSection(rewards={"em_strict": 1.0}, max_completion_length=LENGTH, **keys)
     prompts, answers, rewards = draw_answers()
     texts = [{"input_ids": p + a, "labels": [-100] * len(p) + a} for p, a in zip(prompts, answers, strict=True)]
@@ -101,7 +101,7 @@ def test_losses_and_gradients_are_those_of_trl(keys, build_model, tmp_path, load
             require_separate_documents(model)
         batch = PreferenceCollator(0, padding_free)(texts)
         counts = batch.pop("answer_tokens")
-        score = lambda: model(**batch, trained_positions=True, each=True).log_probs  # noqa: B023  called in this turn
+        score = lambda: model(**batch, trained_positions=True, each=True).log_probs  # noqa: B023  called within this iteration
         with torch.no_grad():
             noise = torch.linspace(-0.6, 0.6, int(counts.sum()))
             old = score() + noise

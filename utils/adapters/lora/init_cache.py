@@ -106,7 +106,8 @@ def _read(file: Path) -> Tensors | None:
         return None
     try:
         with safe_open(file, "pt") as held:
-            facts, stored = held.metadata() or {}, {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118  no mapping
+            names = held.keys()  # a method of safetensors: the file is not iterable
+            facts, stored = held.metadata() or {}, {name: held.get_tensor(name) for name in names}
     except (OSError, SafetensorError):
         facts, stored = {}, {}
     if facts.get("sha256") != _checksum(stored):

@@ -37,23 +37,23 @@ class _PlainSavingMixin:
 
     def keep_start(self) -> None:
         """Keep copies of the current matrices, which the initialization subtracted from the base."""
-        state = self.state_dict()  # type: ignore[attr-defined]  # a mixin
+        state = self.state_dict()  # type: ignore[attr-defined]  # peft's method, beside this mixin
         self.start = {key: each.detach().cpu().clone() for key, each in state.items() if _MATRIX.search(key)}
 
     def save_pretrained(self, save_directory: str, *args: Any, **kwargs: Any) -> None:
         """Save the adapter as plain LoRA, at twice the rank if the base was modified."""
         original = self.peft_config[ADAPTER]
-        state = kwargs.pop("state_dict", None) or self.state_dict()  # type: ignore[attr-defined]  # a mixin
+        state = kwargs.pop("state_dict", None) or self.state_dict()  # type: ignore[attr-defined]  # peft's method, beside this mixin
         self.peft_config[ADAPTER] = self._plain_config(original)
         try:
-            super().save_pretrained(save_directory, *args, state_dict=self._convert(state), **kwargs)  # type: ignore[misc]  # a mixin
+            super().save_pretrained(save_directory, *args, state_dict=self._convert(state), **kwargs)  # type: ignore[misc]  # peft's method, beside this mixin
         finally:
             self.peft_config[ADAPTER] = original
 
     def load_adapter(self, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint of this adapter, adjusting the base to the one that the checkpoint was trained on."""
         if adapter_name != ADAPTER or not self.start:
-            return super().load_adapter(model_id, adapter_name, *args, **kwargs)  # type: ignore[misc]  # a mixin
+            return super().load_adapter(model_id, adapter_name, *args, **kwargs)  # type: ignore[misc]  # peft's method, beside this mixin
         weights = load_peft_weights(str(model_id), device="cpu")
         start = {key: _take_half(weights, key, shape.shape) for key, shape in self.start.items()}
         self._set_base(start)
@@ -84,7 +84,7 @@ class _PlainSavingMixin:
     @torch.no_grad()
     def _set_base(self, start: dict[str, torch.Tensor]) -> None:
         """Replace this process's start in the base by another one, as another machine's SVD may differ."""
-        for name, layer in self.named_modules():  # type: ignore[attr-defined]  # a mixin
+        for name, layer in self.named_modules():  # type: ignore[attr-defined]  # peft's method, beside this mixin
             keys = [f"{name}.lora_{part}.{ADAPTER}.weight" for part in "AB"]
             if not isinstance(layer, LoraLayer) or keys[0] not in start:
                 continue
