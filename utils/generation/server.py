@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import requests
+import urllib3
 from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from utils.core.errors import LoraNsError, UserError
@@ -32,7 +33,8 @@ _LISTING_TIMEOUTS = (10.0, 30.0)
 _LARGEST = 64 * 2**20
 """Maximum size of an answer in bytes."""
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
-_LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+_LATE = (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)
+_LOST = (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError)
 T = TypeVar("T")
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -162,7 +164,8 @@ def read_as(kind: type[Kind], body: bytes, otherwise: str, error: type[LoraNsErr
 def _read_whole(response: requests.Response, within_s: float | None = None) -> bytes:
     """Read a response within limits, since a server may send without end, or a byte at a time."""
     end, pieces, size = time.monotonic() + (within_s or _TIMEOUTS[1]), list[bytes](), 0
-    for piece in response.iter_content(256):
+    # read1 returns what has arrived; iter_content would wait for a full piece, each byte restarting the timeout
+    while piece := response.raw.read1(65536, decode_content=True):
         pieces.append(piece)
         size += len(piece)
         if size > _LARGEST:
@@ -197,7 +200,7 @@ def send(method: str, url: str, read: Callable[[requests.Response], T], **given:
         except _LOST as error:
             is_refused = "refused" in str(error)  # by the machine: the port is closed
             reason = "no server listens there" if is_refused else f"the connection was lost ({type(error).__name__})"
-            response, num_late = None, num_late + isinstance(error, requests.ReadTimeout)
+            response, num_late = None, num_late + isinstance(error, _LATE)
         except requests.RequestException as error:
             raise UserError(f"--server {shown}: {mask_text(str(error))}") from None
         else:

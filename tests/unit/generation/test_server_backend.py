@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,17 @@ def cut(handler: Handler) -> None:
     handler.wfile.write(b'{"choices"')
 
 
+def drip(handler: Handler) -> None:
+    """Send a byte every 5 ms, more often than a read times out."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "400")
+    handler.end_headers()
+    with suppress(BrokenPipeError, ConnectionResetError):
+        for _ in range(400):
+            handler.wfile.write(b"1")
+            time.sleep(0.005)
+
+
 def refuse(code: int, **headers: str) -> Fault:
     return lambda handler: handler.reply(code, {"error": {"message": "so busy"}}, **headers)
 
@@ -133,6 +145,11 @@ def test_what_does_not_pass_is_told_in_a_sentence(server: ModelServer, monkeypat
     server.faults[:] = [lambda handler: time.sleep(0.2)] * 3
     with pytest.raises(ServerError, match="ReadTimeout"):
         backend.generate_batch(prompts, [0])
+    server.faults[:] = [drip] * 2
+    start = time.monotonic()
+    with pytest.raises(ServerError, match="no answer after 2 tries: the connection was lost .ReadTimeout"):
+        backend.generate_batch(prompts[:1], [0])
+    assert time.monotonic() - start < 0.9, "both tries, at 2 s for the whole answer"
 
 
 def test_the_request_says_all_that_decides(server: ModelServer) -> None:
