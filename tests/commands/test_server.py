@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -132,6 +134,41 @@ def vllm(trained: Path) -> Iterator[Vllm]:
     server.kill()
 
 
+def compute_gap(run: Path, prompt: str, first: str, second: str) -> float:
+    """Return how far apart the run's float64 logits are for the first token in which two answers differ.
+
+    It is infinite unless the two tokens are the two most probable ones.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    start, one, other = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + first, prompt + second)
+    )
+    place = next(place for place, (a, b) in enumerate(zip_longest(one, other)) if a != b)
+    assert place >= len(start)
+    tokens = [(ids[place : place + 1] or [tokenizer.eos_token_id])[0] for ids in (one, other)]
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), run / "final_model").double()
+    with torch.no_grad():
+        logits = model(torch.tensor([one[:place]])).logits[0, -1]
+    assert logits.dtype == torch.float64
+    best, second_best = logits.topk(2).indices.tolist()
+    return float(logits[best] - logits[second_best]) if {best, second_best} == set(tokens) else math.inf
+
+
+def test_a_tie_is_a_small_gap_between_the_two_most_probable_tokens(trained: Path) -> None:
+    prompt = "<bos>Question: Sam has 30 keys. He drops 28 of them. How many keys does Sam have now?\nAnswer:"
+    first = _read(trained / "eval_test/predictions.jsonl")[0]["prediction"]
+    written, name, _ = first.partition(first.split("Now ")[1].split()[0])
+    others = {"Kate", "Mia", "Lucy", "Max", "Tom", "Ann", "Sam", "Zoe", "zebra"} - {name}
+    gaps = {other: compute_gap(trained, prompt, written + name, written + other) for other in others}
+    second_best = [gap for gap in gaps.values() if gap < math.inf]
+    assert len(second_best) == 1
+    assert 1e-4 < second_best[0] < 5, "no tie"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_vllm_writes_what_transformers_writes(vllm: Vllm, trained: Path, tmp_path: Path) -> None:
@@ -140,9 +177,14 @@ def test_vllm_writes_what_transformers_writes(vllm: Vllm, trained: Path, tmp_pat
     command("evaluate_model", "--run", trained, "--output_dir", tmp_path / "here")
     for label, count in (("test", 300), ("unseen", 200)):
         there, here = (_read(tmp_path / name / label / "predictions.jsonl") for name in ("there", "here"))
-        differing = [row["row"] for row, other in zip(there, here, strict=True) if row != other]
+        differing = [(row, other) for row, other in zip(there, here, strict=True) if row != other]
+        gaps = [compute_gap(trained, row["prompt"], row["prediction"], other["prediction"]) for row, other in differing]
         assert len(here) == count
-        assert len(differing) <= 2, f"more than ties: rows {differing} of {label}"
+        assert all(gap < 1e-4 for gap in gaps), "a difference that is no tie"
+        speeds = [json.loads((tmp_path / name / label / "results.json").read_text("utf-8"))["tokens_per_s"]
+                  for name in ("there", "here")]  # fmt: skip
+        print(f"{label}: {count - len(gaps)} of {count} answers equal, gaps of the ties {gaps}; vLLM, transformers: "
+              f"{speeds} tokens/s")  # fmt: skip
 
 
 @pytest.mark.slow
