@@ -74,6 +74,23 @@ def test_many_are_scored_a_row_each(adapters: Path, tmp_path: Path) -> None:
             assert written["prediction"] == _answer(Path(row["adapter"]), written["prompt"]), row
 
 
+def test_edited_adapters_are_scored_anew(adapters: Path, tmp_path: Path) -> None:
+    """An adapter's scaling is in its adapter_config.json alone: answers under another one must not be reused."""
+    words = ["--set", SET, "--output_dir", tmp_path / "out", *FEW]
+    folder = tmp_path / "mine"
+    shutil.copytree(adapters / "one", folder)
+    made = json.loads((folder / "adapter_config.json").read_text())
+    written = []
+    for alpha in (made["lora_alpha"], made["lora_alpha"] * 9):
+        (folder / "adapter_config.json").write_text(json.dumps(made | {"lora_alpha": alpha}))
+        result = command("evaluate_model", "--adapter", folder, *words)["sets"]["sums"]
+        assert not result["reused"]
+        first = json.loads((Path(result["folder"]) / "predictions.jsonl").read_text().splitlines()[0])
+        written.append(first["prediction"])
+        assert first["prediction"] == _answer(folder, first["prompt"])
+    assert written[0] != written[1]
+
+
 def test_one_writes_on_its_own_base_or_a_named_one(adapters: Path, tmp_path: Path) -> None:
     text = "Tom has 3 apples and"
     for words in ([], ["--model", BASE]):

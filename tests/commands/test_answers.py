@@ -48,6 +48,22 @@ def test_several_metrics_with_intervals_and_groups(tmp_path: Path, capsys: pytes
     assert again["metrics"] == {"math_equivalence": 0.5}, "the columns of our own files are the defaults"
 
 
+def test_rows_without_a_group_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prediction": "a", "reference": "a", "kind": kind} for kind in ("x", None, "x")]
+    found = score(write(tmp_path / "mine.jsonl", rows), "--metric", "exact_match", "--group", "kind")
+    assert found["groups"]["kind"]["x"]["n"] == 2
+    assert "--group kind: 1 of 3 rows have no value there and are in no group" in caplog.text
+    with pytest.raises(LoraNsError, match=r"column kind holds a list instead of the name of a group"):
+        score(write(tmp_path / "mine.jsonl", [{**rows[0], "kind": ["x"]}]), "--metric", "rouge_l", "--group", "kind")
+
+
+def test_a_file_without_a_readable_row_is_rejected_for_its_first(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prediction": NaN, "reference": "a"}\n')
+    with pytest.raises(LoraNsError, match=r"mine\.jsonl:1: not JSON \(NaN is not a JSON number\)"):
+        score(file, "--metric", "rouge_l")
+
+
 def test_the_nearest_reference_and_all_answers_count(tmp_path: Path) -> None:
     rows = [{"prediction": ["a b", "c"], "reference": ["a", "a b"]}, {"prediction": 5, "reference": 5}]
     found = score(write(tmp_path / "mine.jsonl", rows), "--metric", "exact_match")

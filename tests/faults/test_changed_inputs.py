@@ -133,6 +133,19 @@ def test_a_changed_base_ends_a_resume_and_is_not_used(started):
         source.load_unquantized(source.load_tokenizer(), "auto")
 
 
+def test_an_edited_configuration_of_the_base_ends_a_resume(started):
+    config, folder, _, base = started
+    path = Path(base) / "config.json"
+    keys = json.loads(path.read_text("utf-8"))
+    keys["transformers_version"] = "9"
+    path.write_text(json.dumps(keys), "utf-8")
+    resume(config, folder)
+    keys["rms_norm_eps"] = 0.1
+    path.write_text(json.dumps(keys), "utf-8")
+    with pytest.raises(UserError, match=r"cannot be resumed: its base model's config\.json has changed"):
+        resume(config, folder)
+
+
 def test_another_configuration_is_called_so_not_other_rows(started):
     """Fewer rows are asked for: they have not changed, and none is read to say so."""
     config, _, rows, _ = started

@@ -115,7 +115,7 @@ def require_every_tensor(model: PreTrainedModel, folder: Path, name: str, base: 
     Only peft's layout is checked. `name` and `base` are the user's names for the folder and the base.
 
     Raises:
-        ModelError: Tensors are missing, or have no place in the model.
+        ModelError: Tensors are missing, have no place in the model, or have values that are not finite.
     """
     stored = list_stored(folder)
     if stored is None or not hasattr(model, "peft_config"):
@@ -123,13 +123,19 @@ def require_every_tensor(model: PreTrainedModel, folder: Path, name: str, base: 
     from peft import get_peft_model_state_dict
 
     # peft decides case by case whether it saves embeddings: they may or may not be in the file.
-    missing = set(get_peft_model_state_dict(model, save_embedding_layers=False)) - stored
+    held = get_peft_model_state_dict(model, save_embedding_layers=False)
+    missing = set(held) - stored
     idle = stored - set(get_peft_model_state_dict(model, save_embedding_layers=True))
     for names, what in ((missing, "lacks"), (idle, "holds, without a place in the model,")):
         if names:
             raise ModelError(
                 f"{name}: the adapter does not fit {base}: it {what} {len(names)} tensors such as {min(names)}"
             )
+    if broken := [key for key, value in held.items() if not value.isfinite().all()]:
+        raise ModelError(
+            f"{name}: {len(broken)} tensors such as {min(broken)} have values that are not finite: its training has "
+            "diverged; train again with a lower learning_rate"
+        )
 
 
 def list_stored(folder: Path) -> set[str] | None:

@@ -232,9 +232,13 @@ def _build_coder(spec: ClassificationSet, read: dict[str, LabelledRows], reorder
 
 def _require_evaluation(spec: ClassificationSet, absent: set[str]) -> None:
     """Check that there are rows to evaluate on, or that some will be held out."""
-    if spec.train_split is None or spec.validation_size or {f"eval{suffix}" for suffix in spec.eval_splits} - absent:
+    if {f"eval{suffix}" for suffix in spec.eval_splits} - absent or (spec.train_split and spec.validation_size):
         return
     name = next(iter(spec.eval_splits.values()), "validation")
+    if spec.train_split is None and spec.submissions:
+        return  # its test rows can be predicted
+    if spec.train_split is None:
+        raise DataError(f"{spec.path}: no split called {name}; name one that it has, or leave the split out")
     raise DataError(
         f"{spec.path}: no split called {name}; add one, name a file by dataset.validation_path, or hold rows out by "
         "dataset.validation_size"

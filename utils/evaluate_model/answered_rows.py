@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,8 @@ from utils.data.rows import Rows, open_file
 from utils.evaluate_model.requests import read_requests
 from utils.evaluation.describing import choose_split
 from utils.metrics.metric import Reference
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ def read_answered(arguments: argparse.Namespace) -> tuple[list[AnsweredRow], str
         reference = _choose(rows, arguments.reference, "reference", "references")
         answered = [_read_row(rows, index, prediction, reference, arguments.groups) for index in range(len(rows))]
         against = f"column {reference}"
+    for name in arguments.groups:
+        if outside := sum(name not in row.groups for row in answered):
+            logger.warning("--group %s: %d of %d rows have no value there and are in no group", name, outside,
+                           len(answered))  # fmt: skip
     return answered, f"answers in column {prediction} against {against}", known[1] if known else ()
 
 
@@ -88,7 +95,8 @@ def _describe(section: SetSection, name: str, kind: Any) -> tuple[Any, Any]:
 
 def _choose(rows: Rows, asked: str | None, *defaults: str) -> str:
     """Return the requested column, or the one with a default name."""
-    there = rows.column_names()
+    if not (there := rows.column_names()):
+        _require_readable(rows)
     found = [name for name in ((asked,) if asked else defaults) if name in there]
     if not found:
         what = f"no column {asked or ' or '.join(defaults)}"
@@ -96,14 +104,30 @@ def _choose(rows: Rows, asked: str | None, *defaults: str) -> str:
     return found[0]
 
 
+def _require_readable(rows: Rows) -> None:
+    try:
+        rows[0]
+    except RowError as error:
+        raise DataError(f"{rows.place(0)}: {error}") from error
+
+
+def _read_groups(row: Row, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the value that a row has in each column of groups; a row without one is in no group."""
+    for name in names:
+        if name not in row:
+            raise RowError(f"no column {name}; there are: {shorten_list(row)}")
+        if isinstance(row[name], list | dict):
+            raise RowError(f"column {name} holds {describe_kind(row[name])} instead of the name of a group")
+        if row[name] is not None:
+            yield name, str(row[name])
+
+
 def _read_row(rows: Rows, index: int, prediction: str, reference: str | None, groups: Sequence[str]) -> AnsweredRow:
     try:
         row = rows[index]
         texts = tuple(_read_texts(row, prediction))
         right = tuple(_read_references(row, reference)) if reference else ()
-        kinds = {name: str(row[name]) for name in groups if row.get(name) is not None}
-        if missing := [name for name in groups if name not in row]:
-            raise RowError(f"no column {missing[0]}; there are: {shorten_list(row)}")
+        kinds = dict(_read_groups(row, groups))
     except RowError as error:
         raise DataError(f"{rows.place(index)}: {error}") from error
     return AnsweredRow(rows.place(index), texts, right, kinds)

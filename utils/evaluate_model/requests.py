@@ -76,6 +76,8 @@ def _parse_mapping(word: str) -> SetSection:
 def _parse_word(word: str, own: OwnSets | None) -> SetSection:
     if own is not None and word in own.labelled:
         return own.labelled[word]
+    if not word.strip():
+        raise UserError("--set: no name given; name a dataset, file or split, or leave --set out for the run's own")
     word, keys = _split_keys(word)
     name, subset, split = _split_word(word)
     if (

@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,6 +24,7 @@ COMBINED = "combined"
 """The name of the sum of all sets' scores."""
 _OF_ITS_DATASET = ("path", "subset", "subsets", "prompts_file", "protocol")
 """Keys of a set that its dataset's section reads."""
+_USUAL_SPLITS = ("train", "validation", "valid", "val", "dev", "eval", "test")
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,16 @@ def _describe(
 
 
 def choose_split(section: SetSection, path: str | None, described: InstructionSet) -> str | None:
-    """Return the split whose prompts are answered; a single file is one split, `train`, whatever its name."""
+    """Return the split whose prompts are answered; a single file is one split, `train`, whatever its name.
+
+    Raises:
+        ConfigError: A split of a single file is neither the file's name nor that of any usual split.
+    """
     split = section.split
     if path is not None and is_row_file(path) and described.open_split is None:
+        name = split.partition("[")[0] if split else "train"
+        if name not in (*_USUAL_SPLITS, Path(path).stem):
+            raise ConfigError(f"evaluation.sets: {path} is one file, without a split {name}; leave the split out")
         return f"train{split[split.index('[') :] if split and '[' in split else ''}"
     return split or described.generation_split
 

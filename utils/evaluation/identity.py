@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from utils.core.model_configs import hash_config
 from utils.generation.server import ServedModel
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def hash_rows(prompts: Iterable[Sequence[int]], references: Sequence[Any]) -> st
 
 
 def hash_model(model: nn.Module | ServedModel) -> str:
-    """Hash a model's weights, by evenly spaced numbers of each tensor, and its active adapters.
+    """Hash a model: evenly spaced numbers of each weight, its configuration, its active adapters and their scaling.
 
     For a server's model, whose weights are unknown here, its name is hashed.
     """
@@ -44,10 +45,18 @@ def hash_model(model: nn.Module | ServedModel) -> str:
             continue  # replaced by its trained copy; the original of a classifier's head is random
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(_sample(tensor))
+    digest.update(_describe_computation(model).encode())
     for name in off:
         digest.update(f"{name} off".encode())
     digest.update(str(getattr(model, "active_adapters", "")).encode() if hasattr(model, "peft_config") else b"")
     return digest.hexdigest()[:16]
+
+
+def _describe_computation(model: nn.Module) -> str:
+    """Describe what the same weights are computed with: an edited `rope_theta` or `lora_alpha` changes every answer."""
+    scaling = {name: module.scaling for name, module in model.named_modules() if hasattr(module, "scaling")}
+    keys = hash_config(model.config.to_dict()) if hasattr(model, "config") else None
+    return json.dumps([keys, scaling], sort_keys=True, default=str)
 
 
 def _sample(tensor: Tensor) -> bytes:

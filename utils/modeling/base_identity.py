@@ -11,6 +11,7 @@ from typing import BinaryIO
 from utils.config.sections.model import ModelSection, is_local
 from utils.core.errors import UserError
 from utils.core.json_files import parse_json
+from utils.core.model_configs import hash_config
 from utils.modeling.quantization import read_format
 from utils.modeling.source import find_folder, read_model_config
 
@@ -81,6 +82,12 @@ def fingerprint_base(section: ModelSection) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # the loading code will report the problem
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] if parts else None
+
+
+def fingerprint_config(section: ModelSection) -> str | None:
+    """Hash a base model's config.json as far as results depend on it; None if it is not on this machine."""
+    keys = read_model_config(section)
+    return None if keys is None else hash_config(keys)
 
 
 def _hash_file(file: Path) -> Iterator[str]:

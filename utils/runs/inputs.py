@@ -16,7 +16,7 @@ from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, LoraNsError, ModelError, UserError
 from utils.core.logs import is_main_process
 from utils.core.replace_file import replace_text
-from utils.modeling.base_identity import fingerprint_base
+from utils.modeling.base_identity import fingerprint_base, fingerprint_config
 from utils.results.json_file import read_json, write_json
 from utils.run_config.older_best import rewrite_best
 from utils.run_config.rewriter import Rewriter
@@ -137,7 +137,8 @@ def require_unchanged_base(run: Path | None, model: ModelSection, name: str) -> 
 
 def _list_inputs(rows: str | None, config: RunConfig) -> dict[str, Any]:
     extended = {"extensions": config.hash_extensions()} if config.extensions else {}
-    return {"rows": rows, "base": fingerprint_base(config.model), **extended}
+    return {"rows": rows, "base": fingerprint_base(config.model), "config": fingerprint_config(config.model),
+            **extended}  # fmt: skip
 
 
 def _compare(known: Mapping[str, Any], found: Mapping[str, Any], path: Path, what: str) -> None:
@@ -157,6 +158,7 @@ def _list_changes(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     names = {
         "rows": "its rows have changed",
         "base": "its base model has other weights",
+        "config": "its base model's config.json has changed",
         "extensions": "its extensions have changed",
     }
     both = [(text, known.get(key), found.get(key)) for key, text in names.items()]

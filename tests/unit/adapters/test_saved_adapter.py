@@ -113,6 +113,20 @@ def test_each_kind_of_tensor(method, attach, tmp_path):
             _load(attached, tmp_path)
 
 
+def test_values_that_are_not_finite_are_rejected(attach, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    attached = attach("llama", "lora")
+    attached.plugin.save(attached.model, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if "lora_B" in name)
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, file)
+    with pytest.raises(ModelError, match=f"1 tensors such as {name} have values that are not finite"):
+        _load(attached, tmp_path)
+
+
 def test_a_pickled_file_too(attach, tmp_path):
     import torch
     from safetensors.torch import load_file

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from utils.core.errors import LoraNsError
 from utils.evaluate_model.evaluated_model import open_model, open_run
 
 
@@ -20,8 +23,9 @@ def _write(folder, name, rows):
 def _score_all(score, run, trained_on, other, **keys):
     """Score a file of 20 rows, and the run's own of 40, in every way in which they can be named."""
     assert _count(score(open_run, run, *keys.get("words", ()), sets=[str(other)])["other"]) == (20, 20, False)
-    at_train = score(open_run, run, sets=[f"{other}@train"])["other_train"]
-    assert _count(at_train) == (20, 20, False)
+    assert _count(score(open_run, run, sets=[f"{other}@train"])["other_train"]) == (20, 20, False)
+    with pytest.raises(LoraNsError, match=r"no split called tset|without a split tset"):
+        score(open_run, run, sets=[f"{other}@tset"])
     assert _count(score(open_run, run, sets=[str(trained_on)])["own"]) == (40, 40, False)
     assert _count(score(open_run, run, f"dataset.path={other}")["other"]) == (20, 20, False)
     part = f"{{name: {other}, max_samples: 5, label: part}}"

@@ -88,6 +88,7 @@ def test_a_run_knows_its_own_sets():
         ("{name: gsm8k, path: ./nowhere}", None, "./nowhere: no such file or folder"),
         ("@test", None, "names no set; write the set before the @: gsm8k@test"),
         ("gsm8k@", None, "no split after the @"),
+        ("", OwnSets("gsm8k"), "no name given"),
         ("gsm8k@test[1:2:3]", None, "--set gsm8k@test"),
         ("{path: x}", None, "each set needs a name"),
         ("{name: gsm8k, splitt: test}", None, "unknown key splitt; did you mean split"),

@@ -248,6 +248,24 @@ def test_identity_of_a_model_sees_weights_and_switches(quickstart_model: tuple[A
     assert hash_model(adapted) != first
 
 
+def test_identity_of_a_model_sees_what_its_weights_are_computed_with(quickstart_model: tuple[Any, Any]) -> None:
+    """Under another `lora_alpha` or `rope_theta` the same weights give other answers, and theirs must not be reused."""
+    from peft import LoraConfig, get_peft_model
+
+    def build(**keys: Any) -> Any:
+        torch.manual_seed(0)
+        settings = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", **keys)
+        return get_peft_model(copy.deepcopy(quickstart_model[0]), settings)
+
+    models = [build(lora_alpha=8), build(lora_alpha=12), build(lora_alpha=8, use_rslora=True)]
+    edited = build(lora_alpha=8)
+    edited.config.rope_parameters["rope_theta"] *= 2
+    assert len({hash_model(each) for each in (*models, edited)}) == 4
+    edited.config.rope_parameters["rope_theta"] /= 2
+    edited.config.use_cache = False
+    assert hash_model(edited) == hash_model(models[0])
+
+
 PROCESS = """
 import json, os, pickle, sys
 from pathlib import Path

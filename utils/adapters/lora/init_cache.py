@@ -23,6 +23,7 @@ from utils.adapters.adapter import AttachContext
 from utils.adapters.lora.inits import kind_of
 from utils.core.cache_folder import cache_folder
 from utils.core.json_files import parse_json
+from utils.core.model_configs import hash_config
 from utils.core.replace_file import replace_file
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def _hash(model: PreTrainedModel, config: Config, context: AttachContext, names:
     kind = kind_of(config.init_lora_weights)
     settings = {key: getattr(config, key) for key in _SETTINGS[kind]}
     versions = [torch.__version__, peft.__version__, str(model.device), torch.get_num_threads()]
-    digest = hashlib.sha256(json.dumps([kind, settings, sorted(names), versions], sort_keys=True).encode())
+    known = [kind, settings, sorted(names), versions, hash_config(model.config.to_dict())]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     tensors = {**dict(model.state_dict()), **_random_state()}
     for number, batch in enumerate(context.training_batches(config.init_rows, config.init_batch_size)):
         tensors |= {f"batch {number} {key}": value for key, value in batch.items()}

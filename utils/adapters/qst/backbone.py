@@ -16,6 +16,7 @@ from torch import nn
 
 from utils.adapters.targets import shape_of
 from utils.core.errors import ModelError
+from utils.core.model_configs import hash_config
 
 _FINAL_NORMS = ("norm", "final_layer_norm", "ln_f", "final_norm", "final_layernorm", "norm_f", "ln_out")
 _INSIDE_ATTENTION = re.compile(r"(^|\.)(self_)?(attn|attention|self_attention|selfattention)(\.|$)")
@@ -113,7 +114,7 @@ def describe_backbone(model: Any, states: Iterable[int]) -> dict[str, Any]:
     """
     config = model.config.get_text_config()
     return {
-        "model_type": config.model_type,
+        "config": hash_config(config.to_dict()),
         "weights": _hash_weights(model.base_model),
         "states": sorted(states),
         "attn_implementation": config._attn_implementation,

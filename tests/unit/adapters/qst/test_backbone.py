@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.adapters.qst.backbone import find_backbone, inspect_block
+from utils.adapters.qst.backbone import describe_backbone, find_backbone, inspect_block
 from utils.core.errors import ModelError
 
 CONFIGS = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "model_configs"
@@ -80,6 +80,15 @@ def test_blocks_are_read_from_the_first_layer(build_base, family):
         kind.intermediate_size, kind.is_gated, kind.has_bias, kind.norm, kind.activation, kind.is_causal, kind.head_dim
     )  # fmt: skip
     assert found == KINDS[family]
+
+
+def test_the_same_weights_under_another_configuration_are_another_backbone(build_base):
+    """Cached hidden states of one must not be read for the other."""
+    model = build_base("llama")
+    before = describe_backbone(model, [0])
+    assert describe_backbone(model, [0]) == before == json.loads(json.dumps(before))
+    model.config.rope_parameters["rope_theta"] *= 2
+    assert describe_backbone(model, [0]) != before
 
 
 def test_a_layer_that_is_used_again_and_again_is_refused(attach):
