@@ -69,6 +69,10 @@ def explain_errors(
             message = f"missing; add it under {path[-1]}:" if path else "missing; add it at the top of the file"
         elif details["type"] == "value_error":
             message = str(details["ctx"]["error"])
+        elif details["type"] in ("blank", "not_finite", "too_large", "too_small"):  # our own, in config/section.py
+            given = details["input"]
+            shown = "one of its numbers" if isinstance(given, dict | list) else _show(given)
+            message = f"{shown} {details['msg']}"
         else:
             message = _wrong_value(document.get(where, details["input"]), field)
         yield Problem(message, ".".join(where), document.place_of(where), code)

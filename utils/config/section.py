@@ -12,8 +12,10 @@ from pydantic_core import PydanticCustomError
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _TOO_LARGE = 2**63
-_LARGEST_FLOAT = 3.4e38
-"""Of 32 bits, in which nearly all is computed: a larger one is infinite there, and Python's own overflows."""
+_LARGEST_FLOAT, _SMALLEST_FLOAT = 3.4e38, 1.2e-38
+"""Of 32 bits, in which nearly all is computed: others are infinite or zero there, and Python's own overflows."""
+_NAME = re.compile(r"(.*_)?(dir|name|path|revision|split|subset)")
+"""Fields whose text is a name: blank it names nothing, as where a variable of the shell is not set."""
 
 GENERATED: dict[str, Any] = {"use_attribute_docstrings": False}
 """Class keywords for sections created at run time, which have no source for pydantic to read docstrings from."""
@@ -40,12 +42,14 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_silent_cast(cls, value: Any, info: ValidationInfo) -> Any:
-        """Reject booleans given for numbers, and accept numbers in any notation."""
+        """Reject booleans given for numbers and blank names, and accept numbers in any notation."""
         assert info.field_name is not None
+        if isinstance(value, str) and not value.strip() and _NAME.fullmatch(info.field_name):
+            raise PydanticCustomError("blank", "is empty; give a value, or leave the key out")
         alone, listed = _numbers_of(cls, info.field_name)
         if isinstance(value, list):
-            return _reject_infinite([_read_number(item, listed) for item in value] if listed else value)
-        return _reject_infinite(_read_number(value, alone) if alone else value)
+            return _reject_unrepresentable([_read_number(item, listed) for item in value] if listed else value)
+        return _reject_unrepresentable(_read_number(value, alone) if alone else value)
 
 
 def list_choices(annotation: Any) -> tuple[Any, ...]:
@@ -74,13 +78,15 @@ def _read_number(value: Any, kinds: set[Any]) -> Any:
     return value
 
 
-def _reject_infinite(value: Any) -> Any:
-    """Reject floats, also in mappings and lists, that are NaN or infinite in 32 bits."""
+def _reject_unrepresentable(value: Any) -> Any:
+    """Reject floats, also in mappings and lists, that are NaN, or infinite or zero in 32 bits."""
     if isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
-            _reject_infinite(each)
+            _reject_unrepresentable(each)
     elif isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:
         raise PydanticCustomError("not_finite", "is not a finite number of 32 bits; those go to 3.4e38")
+    elif isinstance(value, float) and 0 < abs(value) < _SMALLEST_FLOAT:
+        raise PydanticCustomError("too_small", "is zero in 32 bits, whose numbers begin at 1.2e-38")
     return value
 
 

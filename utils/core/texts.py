@@ -16,6 +16,7 @@ _KINDS: dict[type, str] = {
     bool: "true or false",
     int: "a number",
     float: "a number",
+    str: "a text",
     list: "a list",
     dict: "an object",
 }

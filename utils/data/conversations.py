@@ -152,6 +152,8 @@ class _TurnReader:
             next((given.pop(key) for key in keys if key in given), None)
             for keys in (("role", "from"), ("content", "value"))
         )
+        if said is None:
+            raise RowError(f"turn {number} has no role; its keys are {shorten_list(value)}")
         role = self._roles.get(said.lower()) if isinstance(said, str) else None
         if role is None:
             raise RowError(

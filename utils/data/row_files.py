@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import DataError
-from utils.core.texts import FILE_KINDS, RowError, describe_kind, shorten_list
+from utils.core.texts import FILE_KINDS, RowError, describe_kind, shorten, shorten_list
 from utils.data.records import Record, detect_kind, join_quoted, mark_empty, number_lines, read_ahead, split_list
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -128,6 +128,11 @@ class RowReader:
         if own and len(fields) == len(own) and not set(fields) & set(own):  # the first line is a row
             self.columns, self._records = list(own), chain([first], self._records)
             return
+        if self.kind == ".csv" and len(fields) == 1 and set(text) & {";", "\t"}:
+            raise DataError(
+                f"{where}: the header has no comma: {shorten(text)!r}; save the file with commas between its fields, "
+                "or as .tsv with tabs"
+            )
         renamed = {old: new for old, new in form.renamed.items() if new not in fields}
         fields = [renamed.get(column, column) for column in fields]
         if twice := sorted(column for column, count in Counter(fields).items() if count > 1):

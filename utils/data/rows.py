@@ -127,13 +127,20 @@ class Rows:
         return table.class_names(column) if isinstance(table, DatasetTable) else None
 
     def column_names(self) -> tuple[str, ...]:
-        """Return the columns of the first readable rows."""
+        """Return the columns of the first readable rows.
+
+        Raises:
+            DataError: None of the first rows can be read.
+        """
         names: dict[str, None] = {}
+        first: RowError | None = None
         for index in range(min(_NUM_LOOKED_AT, len(self))):
             try:
                 names |= dict.fromkeys(self[index])
-            except RowError:
-                continue
+            except RowError as error:
+                first = first or error
+        if not names and first is not None:
+            raise DataError(f"{self.place(0)}: {first}") from first
         return tuple(names)
 
     def _find(self, index: int) -> tuple[Table, int]:

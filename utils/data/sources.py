@@ -196,7 +196,8 @@ def _explain(source: Source) -> Iterator[None]:
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{name}: cannot be read: {_root_message(error)}") from error
     except (FileNotFoundError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name} (subset {source.subset}): {describe(error).partition(': ')[2]}") from error
+        where = name if source.subset is None else f"{name} (subset {source.subset})"
+        raise DataError(f"{where}: {describe(error).partition(': ')[2]}") from error
     except Exception as error:  # caused by a damaged file or an invalid name
         if not is_of_library(error):
             raise

@@ -141,7 +141,10 @@ def load_splits(spec: InstructionSet, section: InstructionSection, seed: int) ->
     groups, prompts = ({marks[position] for position in held_out} for marks in (train.groups, train.prompts))
     kept = [each for each in everything if train.groups[each] not in groups and train.prompts[each] not in prompts]
     if not kept:
-        raise DataError(f"{where}: dataset.validation_size leaves none of the {len(everything)} rows to train on")
+        raise DataError(
+            f"{where}: dataset.validation_size leaves none of the {len(everything)} rows to train on; rows with the "
+            f"same prompt stay together, and there are {len(set(train.prompts))} prompts"
+        )
     return Splits(train, kept, train, held_out, len(everything) - len(kept) - len(held_out))
 
 

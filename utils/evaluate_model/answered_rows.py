@@ -95,20 +95,12 @@ def _describe(section: SetSection, name: str, kind: Any) -> tuple[Any, Any]:
 
 def _choose(rows: Rows, asked: str | None, *defaults: str) -> str:
     """Return the requested column, or the one with a default name."""
-    if not (there := rows.column_names()):
-        _require_readable(rows)
+    there = rows.column_names()
     found = [name for name in ((asked,) if asked else defaults) if name in there]
     if not found:
         what = f"no column {asked or ' or '.join(defaults)}"
         raise UserError(f"--{defaults[0]}: {what} in {rows.place(0)}; there are: {shorten_list(there)}")
     return found[0]
-
-
-def _require_readable(rows: Rows) -> None:
-    try:
-        rows[0]
-    except RowError as error:
-        raise DataError(f"{rows.place(0)}: {error}") from error
 
 
 def _read_groups(row: Row, names: Sequence[str]) -> Iterator[tuple[str, str]]:

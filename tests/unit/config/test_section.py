@@ -20,6 +20,7 @@ class Sample(Section):
     either: bool | int = 1
     ranks: dict[str, int] = Field(default_factory=dict)
     weights: dict[str, float] = Field(default_factory=dict)
+    path: str | None = None
 
 
 @pytest.mark.parametrize("written", [2e-5, "2e-5", "2E-5", "2.0e-05", ".00002", "0.00002", "+2e-5"])
@@ -60,6 +61,9 @@ def test_read(values: dict[str, Any], expected: Any) -> None:
         {"number": float("nan")},
         {"number": float("inf")},
         {"number": "1e300"},
+        {"number": 1e-300},
+        {"weights": {"a": -1e-40}},
+        {"path": " "},
         {"numbers": [-1e39]},
         {"weights": {"a": float("nan")}},
         {"number": "1e999"},

@@ -121,7 +121,7 @@ def test_a_rows_tools_become_schemas_and_its_system_text_a_turn():
             [{"role": "narrator", "content": "x"}, ASSISTANT],
             r"the role is 'narrator'.* dataset\.roles: {narrator: user}",
         ),
-        ([{"content": "x"}], "turn 1: the role is None"),
+        ([{"content": "x"}], "turn 1 has no role; its keys are content"),
         ([USER, {"role": "assistant", "content": None}], r"turn 2: content holds nothing \(null\)"),
         ([USER, {"role": "assistant", "content": 5}], "turn 2: content holds a number"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "a part of type image_url"),

@@ -39,6 +39,20 @@ def test_one_odd_line_is_one_bad_row(write_lines, line, reason):
         rows[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("rows.jsonl", "[1]\n" * 3, "rows.jsonl:1: a list where a row"),
+        ("rows.csv", "a,b\nx\n", "rows.csv:2: 1 fields where the header has 2"),
+        ("rows.csv", "a;b\nx;y\n", "rows.csv:1: the header has no comma: 'a;b'; save the file with commas"),
+    ],
+)
+def test_a_file_without_a_readable_row_is_rejected_for_its_first(tmp_path, name, text, reason):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=reason):
+        open_file(str(tmp_path / name)).column_names()
+
+
 def test_a_line_that_is_not_utf8_and_a_byte_order_mark(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'\xef\xbb\xbf{"a": "x"}\r\n{"a": "\xff"}\r\n{"a": "y"}')

@@ -174,7 +174,7 @@ def test_prompt_and_completion_as_turns_train_the_completion_only():
     example = read({"prompt": prompt, "completion": [{"role": "assistant", "content": "while"}]})
     assert len(example.messages) == 4
     assert [turn.get("context", False) for turn in example.messages] == [False, True, False, False]
-    with pytest.raises(RowError, match="column prompt holds a str instead of a list"):
+    with pytest.raises(RowError, match="column prompt holds a text instead of a list"):
         read({"prompt": "x", "completion": [{"role": "assistant", "content": "while"}]})
 
 

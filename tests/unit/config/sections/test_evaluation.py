@@ -56,7 +56,7 @@ def test_labels_are_fit_for_folders(name: str, label: str) -> None:
         ({"sets": [{"path": "x.jsonl"}]}, "each set needs a name"),
         ({"sets": [{"name": "gsm8k", "splitt": "x"}]}, r"unknown key splitt; did you mean split\?"),
         ({"sets": [3]}, "3 is neither the name of a set nor a mapping that has one"),
-        ({"sets": [""]}, "name: String should have at least 1 character"),
+        ({"sets": [""]}, "name: is empty; give a value"),
         ({"sets": 5}, "valid list"),
         ({"sets": [{"name": "qmsum", "max_new_tokens": 0}]}, "max_new_tokens: Input should be greater than or equal"),
         ({"sets": [{"name": "qmsum", "max_samples": 0}]}, "max_samples: Input should be greater than or equal"),
