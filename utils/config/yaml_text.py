@@ -1,4 +1,4 @@
-"""Safe YAML: YAML 1.2's scalars, with the file and line of every value, from files and `key=value` arguments."""
+"""Safe YAML with the file and line of every value, from files and `key=value` arguments."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from utils.config.document import Document, KeyPath, SourceLocation
+from utils.config.yaml_scalars import CORE_KINDS, TAG, CoreDumper, CoreLoader, FastCoreLoader, parse_scalar
 from utils.core.errors import ConfigError, Problem
 from utils.core.project import ROOT
 from utils.core.secrets import learn_text, learn_value
@@ -22,67 +23,6 @@ MAX_BYTES = 500_000
 _FEW_BYTES = 10_000  # too few to nest so deeply that libyaml, which has no depth limit, crashes the process
 _TOO_MANY = f"more than {_MAX_NODES:,} values, counting what aliases repeat; no configuration has so many"
 _ENDLESS = "mappings, lists or aliases nest without end"
-
-TAG = "tag:yaml.org,2002:"
-CORE_KINDS = ("str", "int", "float", "bool", "null")
-"""The allowed scalar types; other tags, such as !!python/object, are rejected."""
-
-
-class CoreLoader(yaml.SafeLoader):
-    """SafeLoader with the scalar rules of YAML 1.2's core schema, plus digit groups as in 1.1: 10_000."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-
-class FastCoreLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # a base chosen at run time
-    """The same with libyaml, if PyYAML was built with it: ten times faster, with terser messages."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-
-class CoreDumper(yaml.SafeDumper):
-    """SafeDumper that quotes every string which YAML 1.1 or 1.2 would read as another type, such as `1e5`."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write a list out in full each time it occurs."""
-        return True
-
-
-_CORE = (
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
-    ("merge", r"<<", "<"),
-)
-for _name, _pattern, _first in _CORE:
-    _starts = ["" if char == "\0" else char for char in _first]
-    for _class in (CoreLoader, FastCoreLoader, CoreDumper):
-        _class.add_implicit_resolver(f"{TAG}{_name}", re.compile(f"^(?:{_pattern})$"), _starts)
-
-_WORDS: dict[str, dict[str, bool | None]] = {
-    "bool": {"true": True, "false": False},
-    "null": {"": None, "~": None, "null": None},
-}
-
-
-def parse_scalar(kind: str, text: str) -> Any:
-    """Parse the text of an unquoted scalar as one of CORE_KINDS.
-
-    Raises:
-        ValueError: An explicit tag contradicts the text: `!!int many`.
-    """
-    if kind == "str":
-        return text
-    if kind in _WORDS:
-        if text.lower() not in _WORDS[kind]:
-            raise ValueError(text)
-        return _WORDS[kind][text.lower()]
-    digits = text.lower().replace("_", "")
-    if kind == "int":
-        return int(digits, 0) if digits[:2] in ("0o", "0x") else int(digits)
-    return float(digits.replace(".", "") if "n" in digits else digits)
 
 
 def dump_yaml(data: dict[str, Any]) -> str:

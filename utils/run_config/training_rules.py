@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.tasks.task import Task
 
-_LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
-
 
 def check_training(config: RunConfig, task: type[Task], document: Document) -> Iterator[Problem]:
     """Check the resolved training arguments together with the rest of the run."""
@@ -43,7 +41,6 @@ def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[
             yield document.problem(f"training.{one}", f"not together with training.{other}; keep one of them")
     yield from _check_trackers(arguments, document)
     yield from _check_optimizer(arguments, document)
-    yield from _check_ranges(arguments, document)
     scheduler = arguments.get("lr_scheduler_type")
     if scheduler in ("reduce_lr_on_plateau", "greedy") and arguments.get("eval_strategy", "no") == "no":
         message = f"{scheduler} needs evaluations; set training.eval_strategy"
@@ -53,15 +50,6 @@ def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[
         if steps > 1 and steps != int(steps):
             message = f"{steps} is not allowed; use a whole number of steps, or a share below 1"
             yield document.problem(f"training.{key}", message)
-
-
-def _check_ranges(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:
-    """Check values on which transformers and torch would fail during training."""
-    for key in ("log_level", "log_level_replica"):
-        if (level := arguments.get(key, "passive")) not in _LOG_LEVELS:
-            yield document.problem(f"training.{key}", f"no level called {level}{suggest(str(level), _LOG_LEVELS)}")
-    if (arguments.get("neftune_noise_alpha") or 0) < 0:
-        yield document.problem("training.neftune_noise_alpha", "is a strength: set 5, for example, or leave it out")
 
 
 def _check_optimizer(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:

@@ -74,11 +74,14 @@ _BOUNDS = {
     "adam_beta1": Field(ge=0, lt=1), "adam_beta2": Field(ge=0, lt=1), "adam_epsilon": Field(gt=0),
     "dataloader_num_workers": Field(ge=0), "eval_delay": Field(ge=0), "logging_steps": Field(gt=0),
     "save_steps": Field(gt=0), "eval_steps": Field(gt=0), "torch_empty_cache_steps": Field(ge=1),
+    "neftune_noise_alpha": Field(ge=0),
 }  # fmt: skip
 
+_LogLevel = Literal["detail", "debug", "info", "warning", "error", "critical", "passive"]
 _CHOICES = {
     "train_sampling_strategy": Literal["random", "sequential", "group_by_length"],
-    "log_level": Literal["detail", "debug", "info", "warning", "error", "critical", "passive"],
+    "log_level": _LogLevel,
+    "log_level_replica": _LogLevel,
     "learning_rate": float | None,  # null: the method's own default, whatever an extended file says
     "bf16": bool | Literal["auto"],
     "gradient_accumulation_steps": int | None,  # null: determined by global_batch_size, whatever an extended file says
