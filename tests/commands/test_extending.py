@@ -213,9 +213,15 @@ def test_a_file_that_is_not_a_plug_in_is_named(
         ("adapters/orthogonal_lora.py", "return adapted", "pass", "attach of orthogonal_lora returned None"),
         ("adapters/orthogonal_lora.py", "def attach", "training_hooks = dict\n\n\ndef attach", "not TrainingHooks"),
         ("metrics/balanced_accuracy.py", "return float", "return str", "balanced_accuracy returned '0."),
+        ("metrics/balanced_accuracy.py", "score(predictions, references):", "score(predictions):",
+         "score is called with"),
+        ("adapters/orthogonal_lora.py", "attach(model, config, context):", "attach(model):",
+         "orthogonal_lora: attach is called with (model, config, context): too many positional arguments"),
+        ("schedules/staircase.py", "args, config):", "args, config, more):",
+         "build_schedule is called with (optimizer, "),
     ],
-)
-def test_code_that_returns_something_else(
+)  # fmt: skip
+def test_code_that_returns_or_takes_something_else(
     classifier: Path, lab: Path, file: str, old: str, new: str, sentence: str
 ) -> None:
     source = (lab / file).read_text()
@@ -240,8 +246,16 @@ def test_code_that_returns_something_else(
         ("metrics/near_number.py", "return 1 /", 'return "good" #', "near_number returned 'good' for a row"),
         ("adapters/shrinking_lora.py", "return sum(", 'return "big"; sum(', "compute_penalty returned 'big'"),
         ("generation/backends/parrot.py", "def stream", "def streams", "backends/parrot: defines no stream"),
+        ("generation/backends/parrot.py", "batch, numbers=None", "batch",
+         "generate_batch is called with (self, prompts, "),
+        ("metrics/near_number.py", "(prediction, reference):", "(prediction):",
+         "near_number.py:12: TypeError: score_row is"),
+        ("datasets/counting.py", "return InstructionSet", "InstructionSet",
+         "describe_instructions of counting returned None"),
+        ("datasets/counting.py", "instructions(config):", "instructions():",
+         "describe_instructions is called with (config)"),
     ],
-)
+)  # fmt: skip
 def test_rows_and_scores_that_cannot_be(
     lab: Path, make_sft: Any, tmp_path: Path, file: str, old: str, new: str, sentence: str
 ) -> None:

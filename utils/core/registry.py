@@ -11,6 +11,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 import traceback
@@ -205,6 +206,17 @@ def explain_added(error: Exception) -> UserError | None:
     """Explain an error that the user's own plug-ins have raised, with its line; None for other errors."""
     place = next((found for folder in _added if (found := find_line(error, folder))), None)
     return UserError(f"{place}: {describe(error)}") if place else None
+
+
+def explain_call(name: str, function: Callable[..., Any], taken: str) -> str | None:
+    """Explain why a user's function cannot take the arguments that `taken` names, or return None if it can."""
+    try:
+        inspect.signature(function).bind(*taken.split(", "))
+    except TypeError as error:
+        return f"{name} is called with ({taken}): {error}"
+    except ValueError:  # compiled functions may have no signature
+        return None
+    return None
 
 
 def find_line(error: BaseException, folder: Path) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from utils.config.sections.dataset import DatasetSection
 from utils.core import registry
+from utils.core.errors import ConfigError, Problem
 from utils.core.texts import list_texts
 from utils.data.row_files import AS_NAMED, FileFormat
 from utils.data.row_files import Row as Row
@@ -218,13 +219,33 @@ class DatasetPlugin(Protocol):
         """Describe the dataset for CAUSAL_LM."""
 
 
+class _CheckedPlugin:
+    """A user's own dataset, whose descriptions are checked."""
+
+    def __init__(self, plugin: Any) -> None:
+        self._plugin = plugin
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._plugin, name)
+        wanted = {"describe_classification": ClassificationSet, "describe_instructions": InstructionSet}.get(name)
+        return found if wanted is None else lambda config: _require(found(config), wanted, name, config)
+
+
+def _require(found: Any, wanted: type[SourceSet], function: str, config: DatasetSection) -> Any:
+    if not isinstance(found, wanted):
+        message = f"{function} of {config.name} returned {found!r}; it has to return {wanted.__name__}(...)"
+        raise ConfigError([Problem(message, "dataset.name")])
+    return found
+
+
 def load_dataset_plugin(name: str) -> DatasetPlugin:
     """Load a dataset plug-in.
 
     Raises:
         KeyError: There is no such dataset.
     """
-    return cast("DatasetPlugin", registry.load("datasets", name))
+    plugin = registry.load("datasets", name)
+    return cast("DatasetPlugin", _CheckedPlugin(plugin) if registry.is_added("datasets", name) else plugin)
 
 
 def find_dataset_plugin(name: str) -> str | None:

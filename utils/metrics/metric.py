@@ -100,7 +100,12 @@ def build_text_metric(
 
     `score_row` takes a prediction and its reference (an object if there are `reference_keys`, else a text), and returns
     0 to 1, or None if the metric is undefined for the reference.
+
+    Raises:
+        TypeError: It takes other arguments.
     """
+    if wrong := registry.explain_call("score_row", score_row, "prediction, reference"):
+        raise TypeError(wrong)
 
     def score_rows(predictions: Sequence[str], references: Sequence[Reference]) -> Array:
         import numpy as np

@@ -17,13 +17,18 @@ from utils.core.errors import ConfigError
 from utils.core.library_errors import describe
 from utils.metrics.metric import Metric
 
-_NEEDED = {
-    "adapters": ("attach", "save", "load"),
-    "optimizers": ("build_optimizer",),
-    "schedules": ("build_schedule",),
-    "generation.backends": ("check_prompts", "explain_refusal", "plan_batches", "generate_batch", "stream"),
-}
-"""Functions that a plug-in of a kind has to define, in addition to its Config; methods of a Backend."""
+_NEEDED: Mapping[str, Mapping[str, str]] = {
+    "adapters": {"attach": "model, config, context", "save": "model, folder", "load": "folder, load_base"},
+    "optimizers": {"build_optimizer": "model, groups, args, config"},
+    "schedules": {"build_schedule": "optimizer, num_training_steps, args, config"},
+    "generation.backends": {
+        "check_prompts": "self, prompts", "explain_refusal": "self, num_tokens", "plan_batches": "self, prompts",
+        "generate_batch": "self, prompts, batch, numbers", "stream": "self, prompt, show",
+    },
+}  # fmt: skip
+"""Functions that a plug-in of a kind has to define, in addition to its Config, and what they take; of a Backend, its
+methods."""
+_SCORED = "predictions, references"
 _DESCRIBE = ("describe_instructions", "describe_classification")
 _CONFIGS: Mapping[str, type[Section]] = {
     "adapters": AdapterSection, "datasets": DatasetSection, "optimizers": Section, "schedules": Section,
@@ -73,6 +78,8 @@ def _check_plugin(plugin: Any, package: str, name: str, fields: dict[str, str]) 
     yield from _check_functions(plugin, package)
     if package == "metrics" and not isinstance(plugin.METRIC, Metric):
         yield "its METRIC is not a Metric"
+    elif package == "metrics" and (wrong := registry.explain_call("score", plugin.METRIC.score, _SCORED)):
+        yield wrong
     kind = _CONFIGS.get(package)
     if kind is None:
         return
@@ -88,11 +95,17 @@ def _check_plugin(plugin: Any, package: str, name: str, fields: dict[str, str]) 
 
 
 def _check_functions(plugin: Any, package: str) -> Iterator[str]:
-    for function in _NEEDED.get(package, ()):
-        if not callable(getattr(getattr(plugin, "Backend", plugin), function, None)):
+    needed = dict(_NEEDED.get(package, {}))
+    if package == "datasets":
+        needed = {name: "config" for name in _DESCRIBE if hasattr(plugin, name)}
+        if not needed:
+            yield f"defines neither {' nor '.join(_DESCRIBE)}"
+    for function, taken in needed.items():
+        found = getattr(getattr(plugin, "Backend", plugin), function, None)
+        if not callable(found):
             yield f"defines no {function}"
-    if package == "datasets" and not any(hasattr(plugin, each) for each in _DESCRIBE):
-        yield f"defines neither {' nor '.join(_DESCRIBE)}"
+        elif wrong := registry.explain_call(function, found, taken):
+            yield wrong
 
 
 def _check_fields(config: type[Section], plugin: str, fields: dict[str, str]) -> Iterator[str]:
