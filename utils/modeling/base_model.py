@@ -25,6 +25,7 @@ from utils.modeling.quantization import (
     pack_for_sharding,
     read_format,
     require_plain_head,
+    require_quantized,
 )
 from utils.modeling.sizes import apply_rope_scaling, layers_problem
 from utils.modeling.source import load_config, loading_arguments
@@ -66,6 +67,7 @@ def load_base_model(
         if head is not None:
             _set_labels(config, head)
         model, loading_info = _load(section, config, head, sharded, arguments)
+    require_quantized(model)
     require_plain_head(model)
     model.config._commit_hash = arguments.get("revision")  # no longer set by transformers; not saved
     record_new_weights(model, loading_info, head is not None)
@@ -124,7 +126,8 @@ def _model_class(section: ModelSection, config: PreTrainedConfig, head: HeadSpec
         return None
     mapping = MODEL_FOR_CAUSAL_LM_MAPPING if head is None else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     kind = type(config)
-    made_as = [name for name in config.architectures or () if name.endswith(_ENCODER_HEADS)]
+    named = config.architectures if isinstance(config.architectures, list | tuple) else ()
+    made_as = [name for name in named if str(name).endswith(_ENCODER_HEADS)]
     if kind not in mapping or (head is None and made_as):
         task, lacks = ("CAUSAL_LM", "writes no text") if head is None else ("SEQ_CLS", "has no classification head")
         name = f"{section.name_or_path} ({made_as[0] if made_as else config.model_type})"

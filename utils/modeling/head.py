@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 LABELS_FILE = "labels.json"
 """A trained classifier's classes in the order of their ids; beside its weights and in its run's folder."""
 _UNNAMED = re.compile(r"LABEL_\d+")
+_OF_LAYER = re.compile(r"\.\d+\.")
 _ATTRIBUTE = "lora_ns_new_weights"
 _GROWN = "lora_ns_grown_rows"
 
@@ -113,8 +114,17 @@ def record_new_weights(model: PreTrainedModel, loading_info: dict[str, Any], has
             f"the weights of {model.name_or_path} do not fit {type(model).__name__}: {name} {what}{others}; "
             "the files are incomplete, or the checkpoint was made for another task"
         )
+    _warn_of_unused(model, loading_info["unexpected_keys"])
     setattr(model, _ATTRIBUTE, new)
     return new
+
+
+def _warn_of_unused(model: PreTrainedModel, names: Iterable[str]) -> None:
+    """Warn of a checkpoint's layers that the model does not have, as under a config.json that counts too few."""
+    unused = sorted(name for name in names if _OF_LAYER.search(name))
+    if unused:
+        logger.warning("%s: %d of its tensors, such as %s, have no place in %s and are not used", model.name_or_path,
+                       len(unused), unused[0], type(model).__name__)  # fmt: skip
 
 
 def list_new_modules(model: PreTrainedModel) -> list[str]:

@@ -97,6 +97,20 @@ def missing_packages(config: Mapping[str, Any]) -> str | None:
     return None if all(map(is_installed, modules)) else words
 
 
+def require_quantized(model: PreTrainedModel) -> None:
+    """Check that a checkpoint's weights are quantized if its config.json says so.
+
+    Raises:
+        ModelError: They are not, as after weights were dequantized and saved with the old config.json.
+    """
+    for name, module in model.named_modules():
+        if type(module).__name__ == "Linear4bit" and not hasattr(module.weight, "compress_statistics"):
+            raise ModelError(
+                f"{model.name_or_path}: its config.json says that its weights are quantized, and {name}.weight is not; "
+                "remove quantization_config from config.json, or copy the checkpoint again"
+            )
+
+
 def exclude_from_quantization(config: PreTrainedConfig, modules: list[str]) -> None:
     """Exclude a classifier's new head, given as patterns, from quantization, so that it can be initialized and trained.
 

@@ -95,11 +95,11 @@ def count_layers(config: Mapping[str, Any]) -> int | None:
 
 
 def layers_problem(config: Mapping[str, Any]) -> str | None:
-    """Describe a number of layers beyond that of any real model, which would take hours to build; else None."""
-    count = count_layers(config) or 0
-    if count <= _MAX_LAYERS:
+    """Describe a number of layers that no model has (very many would take hours to build); else None."""
+    count = count_layers(config)
+    if count is None or 1 <= count <= _MAX_LAYERS:
         return None
-    return f"its config.json counts {count:,} layers, more than any model has; it is damaged or made up"
+    return f"its config.json counts {count:,} layers, which no model has; it is damaged or made up"
 
 
 def has_position_table(config: Mapping[str, Any]) -> bool:

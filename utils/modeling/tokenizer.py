@@ -60,6 +60,9 @@ def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrain
             section.location, trust_remote_code=section.trust_remote_code, **arguments
         )
     _require_vocabulary(tokenizer, section)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        length = tokenizer.model_max_length
+        raise ModelError(f"{section.name_or_path}: model_max_length in tokenizer_config.json is {length!r}, no number")
     _compare_with_file(tokenizer, section)
     _add_special_tokens(tokenizer, section)
     _set_pad_token(tokenizer, section)

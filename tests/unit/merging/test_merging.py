@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from utils.core.errors import CheckError, UserError
+from utils.core.errors import CheckError, ModelError, UserError
 from utils.merging.merging import MergeOptions, merge_adapter
 from utils.merging.source import open_adapter_run
 
@@ -286,7 +286,7 @@ def test_an_adapter_that_is_not_finite_is_refused(make_config, train_run, tmp_pa
     tensors = load_file(file)
     name = next(name for name in tensors if "lora_B" in name)
     save_file({**tensors, name: torch.full_like(tensors[name], float("nan"))}, file)
-    with pytest.raises(CheckError, match="not finite"):
+    with pytest.raises(ModelError, match="not finite"):
         merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
     assert not (tmp_path / "merged").exists()
 

@@ -164,6 +164,21 @@ def test_missing_layers_are_refused(make_checkpoint, load, num_labels):
         load("llama", num_labels=num_labels, folder=folder)
 
 
+def test_layers_without_a_place_are_warned_of(make_checkpoint, load, caplog):
+    folder = make_checkpoint("llama")
+    config = json.loads((folder / "config.json").read_text())
+    load("llama", num_labels=None, folder=folder)
+    assert "have no place" not in caplog.text
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1, "architectures": 5}))
+    with caplog.at_level(logging.WARNING):
+        load("llama", num_labels=None, folder=folder)
+    assert "9 of its tensors, such as model.layers.1." in caplog.text
+    assert "have no place in LlamaForCausalLM and are not used" in caplog.text
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": -1}))
+    with pytest.raises(ModelError, match="counts -1 layers, which no model has"):
+        load("llama", folder=folder)
+
+
 def test_layers_of_another_shape_are_refused(make_checkpoint, load):
     folder = make_checkpoint("llama")
     config = json.loads((folder / "config.json").read_text())

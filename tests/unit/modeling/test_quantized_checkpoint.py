@@ -103,6 +103,15 @@ def test_loading_says_the_same(make_checkpoint, load):
         load("llama", folder=folder)
 
 
+def test_weights_that_are_not_quantized_as_stated_are_rejected(make_checkpoint, load):
+    folder = make_checkpoint("llama")
+    config = json.loads((folder / "config.json").read_text())
+    stated = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (folder / "config.json").write_text(json.dumps({**config, **stated}))
+    with pytest.raises(ModelError, match=r"q_proj\.weight is not; remove quantization_config"):
+        load("llama", num_labels=None, folder=folder)
+
+
 @pytest.mark.parametrize("num_labels", [None, 3])
 @pytest.mark.parametrize("stored", ["nf4", "fp4", "int8", "torchao"])
 def test_it_loads_as_it_is_and_a_lora_learns_on_it(make_quantized, load, stored, num_labels):

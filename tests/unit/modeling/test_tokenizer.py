@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -168,6 +169,14 @@ def test_a_folder_without_tokenizer(make_checkpoint):
     for file in folder.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(ModelError, match="holds no usable tokenizer"):
+        load_tokenizer(ModelSection(name_or_path=str(folder)))
+
+
+def test_a_length_that_is_no_number_is_rejected(make_checkpoint):
+    folder = make_checkpoint("llama")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": "x"}))
+    with pytest.raises(ModelError, match=r"model_max_length in tokenizer_config\.json is 'x', no number"):
         load_tokenizer(ModelSection(name_or_path=str(folder)))
 
 

@@ -172,7 +172,7 @@ def test_more_layers_than_any_model_has(write_run: Write, tmp_path: Path) -> Non
     model = {"name_or_path": _make_base(tmp_path / "base", model_type="llama", num_hidden_layers=200_000)}
     said = _refusal(write_run(model=model))
     assert said == (
-        "model.name_or_path: its config.json counts 200,000 layers, more than any model has; it is damaged or made up"
+        "model.name_or_path: its config.json counts 200,000 layers, which no model has; it is damaged or made up"
     )
     inner = {"text_config": {"num_hidden_layers": 200_000}}
     said = _refusal(write_run(model={"name_or_path": _make_base(tmp_path / "inner", model_type="llama", **inner)}))
