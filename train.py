@@ -77,7 +77,7 @@ def train(
     from utils.trainer.tracking import report_run
 
     require_machine(config)
-    with open_run_folder(config, resume, overwrite) as folder:
+    with config.locating_errors(), open_run_folder(config, resume, overwrite) as folder:
         if folder.finished is not None:
             return folder, folder.finished
         require_fitting_base(config)

@@ -16,7 +16,6 @@ from utils.core.errors import EXIT_FAILED, UserError
 from utils.core.project import ROOT, as_called, find_config
 
 if TYPE_CHECKING:
-    from utils.config.run_config import RunConfig
     from utils.run_config.load import Check
 
 DESCRIPTION = """Check configuration files in numbered steps, without importing an ML library.
@@ -101,7 +100,8 @@ class _Findings(NamedTuple):
 
 
 def _check_run(file: Path, arguments: argparse.Namespace) -> _Findings:
-    from utils.run_config.load import check_machine, inspect_run_config
+    from utils.run_config.load import Check, check_machine, inspect_run_config
+    from utils.tasks.rehearsal import check_rows
 
     inspection = inspect_run_config(file, arguments.overrides)
     config = inspection.config
@@ -109,7 +109,7 @@ def _check_run(file: Path, arguments: argparse.Namespace) -> _Findings:
         return _Findings(inspection.checks, language=inspection.language)
     checks = [*inspection.checks, check_machine(config)]
     if arguments.data:
-        checks.append(_check_rows(config))
+        checks.append(Check("rows", *check_rows(config)))
     shown = config.to_yaml() if arguments.show else ""
     return _Findings(checks, config.notices, shown, inspection.language)
 
@@ -124,16 +124,6 @@ def _check_suite(file: Path, arguments: argparse.Namespace) -> _Findings:
     names = "".join(f"{run.name}\n" for run in plan.runs)
     checks.append(Check(MACHINE, warnings=plan.unmet))
     return _Findings(checks, plan.notices, names, plan.suite.section.results.language)
-
-
-def _check_rows(config: RunConfig) -> Check:
-    """Read the run's rows as training would, without loading a model."""
-    from utils.core.errors import Problem
-    from utils.run_config.load import Check
-    from utils.tasks.rehearsal import check_rows
-
-    problems, warnings = check_rows(config)
-    return Check("rows", [Problem(each) for each in problems], warnings)
 
 
 def _report_stream(arguments: argparse.Namespace) -> TextIO:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import DEFAULT_ROWS, OwnTrainingSection, WandbSection
 from utils.config.yaml_text import dump_yaml
 from utils.core import registry
+from utils.core.errors import ConfigError
 
 _S = TypeVar("_S", bound=Section)
 
@@ -97,6 +99,19 @@ class RunConfig:
     def place_of(self, key: str) -> str:
         """Return `file:line` of a dotted key, or of the nearest enclosing key that was written."""
         return self.document.place_of(tuple(key.split(".")))
+
+    def locate(self, error: ConfigError) -> ConfigError:
+        """Add file and line to the problems of an error that name only their key."""
+        places = ((each, each.place or (self.place_of(each.path) if each.path else "")) for each in error.problems)
+        return ConfigError([replace(each, place=place) for each, place in places])
+
+    @contextmanager
+    def locating_errors(self) -> Iterator[None]:
+        """Add file and line to a ConfigError of the code inside."""
+        try:
+            yield
+        except ConfigError as error:
+            raise self.locate(error) from error
 
     def find_section(self, kind: type[_S]) -> _S | None:
         """Return the section of this class, or None if the run has none."""

@@ -18,6 +18,7 @@ import traceback
 import types
 from collections.abc import Callable
 from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,20 +113,19 @@ def _import_package(folder: Path) -> None:
     """Make the folder importable as a package, regardless of its location and of other packages of its name."""
     if not folder.name.isidentifier():
         raise ConfigError(f"{folder}: its files are imported by its name, which may only have letters, digits and _")
-    init = folder / "__init__.py"
-    if init.is_file():
-        spec = importlib.util.spec_from_file_location(folder.name, init, submodule_search_locations=[str(folder)])
-        assert spec is not None, "a Python file has a loader"
-        assert spec.loader is not None, "a Python file has a loader"
-        module = sys.modules[folder.name] = importlib.util.module_from_spec(spec)
+    init, places = folder / "__init__.py", [str(folder)]
+    spec = importlib.util.spec_from_file_location(folder.name, init, submodule_search_locations=places)
+    if not init.is_file():
+        spec = ModuleSpec(folder.name, None)
+        spec.submodule_search_locations = places
+    assert spec is not None, "a Python file has a loader"
+    module = sys.modules[folder.name] = importlib.util.module_from_spec(spec)
+    if spec.loader is not None:
         try:
             spec.loader.exec_module(module)
         except BaseException:  # a half-imported module would be found next time
             del sys.modules[folder.name]
             raise
-    else:
-        module = sys.modules[folder.name] = types.ModuleType(folder.name)
-        module.__path__ = [str(folder)]
 
 
 def hash_folder(folder: Path) -> str:

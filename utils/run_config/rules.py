@@ -11,12 +11,14 @@ from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
 from utils.config.sections.model import ModelSection
 from utils.config.sections.peft import AdapterSection
+from utils.config.sections.training import OwnTrainingSection
 from utils.core.errors import Problem
 from utils.core.secrets import holds_secret
 from utils.data.row_files import is_local
 from utils.modeling.quantization import find_storage
 from utils.modeling.source import local_problems, read_model_config
 from utils.run_config.base_rules import Asked, check_base
+from utils.run_config.callback_names import explain_callback
 from utils.run_config.reader import Header
 from utils.run_config.training_rules import as_list, check_training
 from utils.tasks.task import Task, all_tasks, choose_task, default_task, find_tasks, task_sections
@@ -39,8 +41,8 @@ def check_sections(read: dict[str, Section], document: Document) -> Iterator[Pro
 
 
 def check_files(read: dict[str, Section], document: Document) -> Iterator[Problem]:
-    """Check that the files and folders that the configuration names exist."""
-    model, dataset = read.get("model"), read.get("dataset")
+    """Check that the files, folders and callbacks that the configuration names exist."""
+    model, dataset, training = (read.get(name) for name in ("model", "dataset", "training"))
     for key, message in local_problems(model) if isinstance(model, ModelSection) else ():
         yield document.problem(f"model.{key}", message, "not_found")
     for key in ("path", "validation_path", "prompts_file") if dataset is not None else ():
@@ -49,6 +51,9 @@ def check_files(read: dict[str, Section], document: Document) -> Iterator[Proble
             where = document.place_of(("dataset", key if document.has(("dataset", key)) else "name"))
             message = f"{path}: no such file or folder; paths start at the working directory"
             yield Problem(message, f"dataset.{key}", where, "not_found")
+    for name in training.callbacks if isinstance(training, OwnTrainingSection) else ():
+        if missing := explain_callback(name):
+            yield document.problem("training.callbacks", missing, "not_found")
 
 
 def check_resolved(config: RunConfig, task: type[Task], document: Document, files: bool = True) -> Iterator[Problem]:

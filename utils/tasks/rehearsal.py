@@ -18,11 +18,11 @@ _ON_ALL_PROCESSES = ("deepspeed", "fsdp", "fsdp_config")
 """Not tried here: these make the process part of a distributed group."""
 
 
-def check_rows(settings: RunConfig) -> tuple[list[str], list[str]]:
+def check_rows(settings: RunConfig) -> tuple[list[Problem], list[str]]:
     """Read and encode a run's rows as training would, without a model; without a tokenizer, only read them.
 
     Returns:
-        All problems, one sentence each, and warnings.
+        All problems, and warnings.
     """
     from utils.modeling.tokenizer import load_tokenizer
 
@@ -37,8 +37,10 @@ def check_rows(settings: RunConfig) -> tuple[list[str], list[str]]:
             task.fingerprint_rows()
         else:
             task.prepare_data(tokenizer)
+    except ConfigError as error:
+        return settings.locate(error).problems, warnings
     except UserError as error:
-        return str(error).splitlines(), warnings
+        return [Problem(line) for line in str(error).splitlines()], warnings
     return [], warnings
 
 

@@ -62,11 +62,6 @@ def _load(name: str) -> TrainerCallback:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        message = f"there is no module {module}, neither installed nor in the working directory"
-        if not f"{module}.".startswith(f"{error.name}."):  # the module exists, but one of its imports does not
-            message = f"{module} needs {error.name}, which is not installed"
-        raise ConfigError([Problem(message, _KEY)]) from error
     except Exception as error:  # whatever the user's code raises on import
         raise ConfigError([Problem(f"{module} cannot be imported: {_describe_line(error)}", _KEY)]) from error
     if found is None:

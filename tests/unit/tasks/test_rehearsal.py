@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ def read(tmp_path: Path) -> Callable[..., RunConfig]:
     ],
 )
 def test_what_the_libraries_refuse(training: dict[str, Any], said: str, read: Callable[..., RunConfig]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        rehearse(read(**training))
-    assert str(caught.value).startswith(said)
+    config = read(**training)
+    with pytest.raises(ConfigError) as caught, config.locating_errors():
+        rehearse(config)
+    assert re.match(rf"\S+run.yaml:\d+  {re.escape(said)}", str(caught.value))
 
 
 @pytest.mark.parametrize(

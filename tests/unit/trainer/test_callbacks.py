@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -77,10 +78,9 @@ def test_a_callback_of_the_users_is_told_of_the_training(kind, prepare_run, make
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("nowhere.at_all:Recorder", "training.callbacks: there is no module nowhere.at_all, neither installed nor in"),
         ("recorder_x:Missing", "training.callbacks: recorder_x has no Missing"),
         ("recorder_x:NOT_ONE", "training.callbacks: recorder_x:NOT_ONE is not a subclass of transformers"),
-        ("recorder_y:Recorder", "training.callbacks: recorder_y needs package_that_is_missing, which is not installed"),
+        ("recorder_y:Recorder", "recorder_y cannot be imported: .*: No module named 'package_that_is_missing'"),
     ],
 )
 def test_what_is_no_callback_is_a_sentence(name, sentence, tmp_path, monkeypatch):
@@ -91,6 +91,27 @@ def test_what_is_no_callback_is_a_sentence(name, sentence, tmp_path, monkeypatch
         load_callbacks([name])
 
 
-def test_a_name_without_class_is_told_with_its_place(make_config):
-    with pytest.raises(ConfigError, match=r"training.callbacks: 'recorder' is not module:Class"):
-        make_config("bert", training__callbacks=["recorder"])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("recorder", "'recorder' is not module:Class"),
+        ("..recorder:Recorder", "'..recorder:Recorder' is not module:Class"),
+        (
+            "nowhere.at_all:Recorder",
+            "there is no module nowhere.at_all, neither installed nor in the working directory",
+        ),
+        ("recorder.inner:Recorder", "there is no module recorder.inner"),
+        ("recorder:Missing", "recorder has no Missing"),
+        ("broken:Recorder", "broken cannot be imported: .*broken.py:2: SyntaxError"),
+    ],
+)
+def test_a_callback_that_is_not_there_is_told_with_its_line(name, sentence, make_config, tmp_path, monkeypatch):
+    (tmp_path / "recorder.py").write_text(RECORDER)
+    (tmp_path / "broken.py").write_text("\nx = (\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"tiny.yaml:\d+  training.callbacks: {sentence}"):
+        make_config("bert", training__callbacks=[name])
+    assert not {"recorder", "broken"} & sys.modules.keys(), "only their source is read"
+    make_config(
+        "bert", training__callbacks=["recorder:Recorder", "os:path", "transformers.trainer_callback:PrinterCallback"]
+    )

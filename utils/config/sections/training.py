@@ -175,7 +175,7 @@ class OwnTrainingSection(Section):
     @classmethod
     def _check_callbacks(cls, value: list[str]) -> list[str]:
         for name in value:
-            if not re.fullmatch(r"[\w.]+:\w+", name):
+            if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
                 raise ValueError(f"{name!r} is not module:Class, such as my_callbacks:Recorder")
         return value
 
