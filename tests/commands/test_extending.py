@@ -118,6 +118,21 @@ def test_changed_code_is_another_run(classifier: Path, lab: Path) -> None:
     assert not list(run.parent.glob("run_*")), "nothing was moved"
 
 
+def test_an_edited_copy_is_told(classifier: Path, lab: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Path(command("train", "--config", classifier)["output_dir"])
+    copy = run / "extensions" / "my_lab"
+    forget(lab)
+    (copy / "recording.py").open("a").write("# edited\n")
+    command("inference", "--run", run, "--input_text", "good", "--allow_extensions")
+    assert f"{copy} was edited since the run was trained" in caplog.text
+    forget(copy)
+    command("train", "--config", classifier, "--resume", "training.max_steps=5")
+    (aside,) = copy.parent.glob("my_lab.old_*")
+    assert f"{copy} was edited, and is now {aside}: the run goes on with {lab}" in caplog.text
+    assert (aside / "recording.py").read_text().endswith("# edited\n")
+    assert (copy / "recording.py").read_text() == (lab / "recording.py").read_text()
+
+
 def write_counting(make_sft: Any, folder: Path) -> Path:
     """Write a run of the folder's dataset, metric, penalty and backend, with its rows."""
     words = ["tree", "house", "cat", "bicycle", "on", "garden", "river", "sun"]

@@ -1,4 +1,4 @@
-"""The inputs of a run: its configuration, and fingerprints of its rows and base, for comparing them later.
+"""The inputs of a run: its configuration and extensions, and fingerprints of its rows and base, to compare later.
 
 Even a complete checkpoint cannot be resumed without run.yaml, so the run's own copies can replace it.
 """
@@ -6,16 +6,18 @@ Even a complete checkpoint cannot be resumed without run.yaml, so the run's own 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.config.run_config import RunConfig, flatten
+from utils.config.run_config import EXTENSIONS, RunConfig, flatten
 from utils.config.sections.model import ModelSection
 from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, LoraNsError, ModelError, UserError
 from utils.core.logs import is_main_process
-from utils.core.replace_file import replace_text
+from utils.core.registry import hash_folder, list_files
+from utils.core.replace_file import replace_text, set_aside
 from utils.modeling.base_identity import fingerprint_base, fingerprint_config
 from utils.results.json_file import read_json, write_json
 from utils.run_config.older_best import rewrite_best
@@ -133,6 +135,31 @@ def require_unchanged_base(run: Path | None, model: ModelSection, name: str) -> 
     known = _read(run) if run is not None else None
     if known is not None and (changed := _list_changes({"base": known.get("base")}, {"base": fingerprint_base(model)})):
         raise ModelError(f"{name}: {changed} ({model.name_or_path}) since it was trained; restore it, or train again")
+
+
+def list_edited_extensions(run: Path) -> list[Path]:
+    """List a run's copies of extensions that differ from the code that it was trained with."""
+    known = (_read(run) or {}).get("extensions")
+    copies = {run / EXTENSIONS / name: code for name, code in known.items()} if isinstance(known, dict) else {}
+    return [copy for copy, code in copies.items() if copy.is_dir() and hash_folder(copy) != code]
+
+
+def copy_extensions(path: Path, config: RunConfig) -> None:
+    """Copy the user's plug-ins to the run, so that it can be read where they are missing; an edited copy is renamed."""
+    edited = list_edited_extensions(path)
+    for each in map(Path, config.extensions):
+        target = path / EXTENSIONS / each.name
+        if target.resolve() == each or (target.is_dir() and hash_folder(target) == hash_folder(each)):
+            continue
+        beside = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        for file in list_files(each):
+            (beside / file.relative_to(each)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, beside / file.relative_to(each))
+        if target in edited:
+            logger.warning("%s was edited, and is now %s: the run goes on with %s", target, set_aside(target), each)
+        shutil.rmtree(target, ignore_errors=True)
+        beside.replace(target)
 
 
 def _list_inputs(rows: str | None, config: RunConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ method or base is rejected. Finding a local model imports nothing heavy.
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,11 @@ from utils.modeling.head import LABELS_FILE, find_label_file, read_label_names
 from utils.modeling.source import folder_problem, load_config, read_model_config
 from utils.run_config import load_run_config
 from utils.runs.hub import find_run_folder
+from utils.runs.inputs import list_edited_extensions
 from utils.runs.model_ref import PublishedModel, TrainedModel
 from utils.tasks.task import default_task, load_task, task_types
+
+logger = logging.getLogger(__name__)
 
 MERGED_RUN = "merged_run.yaml"
 """Name of the run's configuration in a merged model's folder: as run.yaml it would make the folder look like a run."""
@@ -58,6 +62,8 @@ def open_run(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
         )
     config = load_run_config(run / "run.yaml", files=False, may_extend=consent.allow_extensions)
     config = replace(config, model=consent.apply(config.model, str(name)))
+    for each in list_edited_extensions(run):
+        logger.warning("%s was edited since the run was trained, and may compute something else", each)
     labels = find_label_file(weights, run)
     if labels is None and not load_task(config.task).GENERATES:
         raise UserError(f"{name}: no {LABELS_FILE}, so the classes' names are not known; name the run folder itself")

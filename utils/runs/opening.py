@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from utils.config.run_config import BEST_KEYS, EXTENSIONS, RESUMABLE_KEYS, RunConfig, find_differences
+from utils.config.run_config import BEST_KEYS, RESUMABLE_KEYS, RunConfig, find_differences
 from utils.core.errors import ConfigError, UserError
 from utils.core.logs import is_main_process
-from utils.core.registry import hash_folder, list_files
 from utils.core.replace_file import set_aside, utc_timestamp
 from utils.results.record import RunRecord, read_record
-from utils.runs.inputs import holds_resolved, read_resolved, require_same_inputs, write_resolved
+from utils.runs.inputs import copy_extensions, holds_resolved, read_resolved, require_same_inputs, write_resolved
 from utils.runs.own_folder import LOCK_FILE, lock_folder, require_no_links_out
 from utils.tasks.task import load_task
 from utils.trainer.checkpoint_files import (
@@ -93,21 +92,6 @@ def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: boo
         copy_extensions(path, config)
         write_resolved(path, config.to_yaml(in_run=True))
     return folder
-
-
-def copy_extensions(path: Path, config: RunConfig) -> None:
-    """Copy the user's plug-ins to the run, so that it can be read where they are missing."""
-    for each in map(Path, config.extensions):
-        target = path / EXTENSIONS / each.name
-        if target.resolve() == each or (target.is_dir() and hash_folder(target) == hash_folder(each)):
-            continue
-        beside = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(beside, ignore_errors=True)
-        for file in list_files(each):
-            (beside / file.relative_to(each)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, beside / file.relative_to(each))
-        shutil.rmtree(target, ignore_errors=True)
-        beside.replace(target)
 
 
 def _refuse(path: Path, resume: str | None, overwrite: bool) -> None:
