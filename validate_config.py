@@ -123,7 +123,8 @@ def _check_suite(file: Path, arguments: argparse.Namespace) -> _Findings:
         return _Findings(checks)
     names = "".join(f"{run.name}\n" for run in plan.runs)
     checks.append(Check(MACHINE, warnings=plan.unmet))
-    return _Findings(checks, plan.notices, names, plan.suite.section.results.language)
+    unread = ["--data reads the rows of run files only"] if arguments.data and arguments.all is None else []
+    return _Findings(checks, [*plan.notices, *unread], names, plan.suite.section.results.language)
 
 
 def _report_stream(arguments: argparse.Namespace) -> TextIO:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.model import ModelSection, is_local
+from utils.core.cache_folder import hub_cache
 from utils.core.errors import ModelError
 from utils.core.json_files import find_object
 from utils.core.library_errors import require_readable
@@ -74,9 +75,7 @@ def find_folder(section: ModelSection) -> Path | None:
 
 def _cached_folder(section: ModelSection) -> Path | None:
     """Find a repository's snapshot in the hub's cache by its documented layout, without huggingface_hub."""
-    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
-    hub = os.path.expanduser(os.environ.get("HF_HUB_CACHE") or f"{home}/hub")
-    repository = f"{hub}/models--{section.name_or_path.replace('/', '--')}"
+    repository = f"{hub_cache()}/models--{section.name_or_path.replace('/', '--')}"
     if not os.path.isdir(repository):  # a suite asks for each of its runs
         return None
     revision = section.revision or "main"

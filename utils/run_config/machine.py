@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.installed import installed_version, is_installed, source_of
 from utils.config.sections.model import is_local
+from utils.core.cache_folder import hub_home
 from utils.core.errors import ConfigError, Problem
 from utils.modeling.quantization import missing_packages
-from utils.modeling.source import read_model_config
+from utils.modeling.source import find_folder, read_model_config
 from utils.run_config.devices import Machine
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
 
 _ON = ("1", "on", "yes", "true")
+_WRITTEN = ("outputs", "merged")
+"""Folders that commands write models to."""
 
 
 Need = Callable[["RunConfig", Machine], str | None]
@@ -116,9 +119,16 @@ def _base_from_hub(config: RunConfig, machine: Machine) -> str | None:
     return None if is_local(config.model.name_or_path) or _is_offline() else _login(config, machine)
 
 
+def _base_made(config: RunConfig, _: Machine) -> str | None:
+    """Require a base in a folder that commands write to, whose name could be one of the hub."""
+    name = config.model.name_or_path
+    if name.partition("/")[0] not in _WRITTEN or is_local(name) or find_folder(config.model) is not None:
+        return None
+    return f"there is no folder {name} yet; run the command that makes it first (comments in the file may name it)"
+
+
 def _login(*_: Any) -> str | None:
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface")
-    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    file = Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token").expanduser()
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
     has_token = any(os.environ.get(name) for name in names) or file.is_file()
     return None if has_token else "needs a login to the hub; set HF_TOKEN or run `hf auth login`"
@@ -170,6 +180,7 @@ _NEEDS: tuple[tuple[str, str, Need], ...] = (
     ("model.token", "true", _base_from_hub),
     ("model.quantization", ".+", _BITSANDBYTES),
     ("model.name_or_path", ".+", _format),
+    ("model.name_or_path", ".+", _base_made),
     ("model.attn_implementation", "flash_attention_.|flex_attention", _gpu_to_compute),
     ("model.attn_implementation", "flash_attention_2",
      _any_of(_package("flash_attn", "flash-attn", distribution="flash-attn"), _KERNELS)),

@@ -21,7 +21,7 @@ from utils.run_config.base_rules import Asked, check_base
 from utils.run_config.callback_names import explain_callback
 from utils.run_config.reader import Header
 from utils.run_config.training_rules import as_list, check_training
-from utils.tasks.task import Task, all_tasks, choose_task, default_task, find_tasks, task_sections
+from utils.tasks.task import Task, all_tasks, choose_task, find_tasks, task_sections
 from utils.trainer.launch import names_optimizer
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ def _check_task(header: Header, read: dict[str, Section], document: Document) ->
     asking = [task.SECTION for task in tasks.values() if not task.IS_DEFAULT and document.has((str(task.SECTION),))]
     for other in asking[1:]:
         yield document.problem(str(other), f"asks for another task than {asking[0]}: does; take one of them out")
-    task = choose_task(document, header.task_type)
+    if (task := choose_task(document, header.task_type)) is None:
+        sections = " or ".join(f"{each.SECTION}:" for each in tasks.values())
+        yield document.problem("task_type", f"{header.task_type} needs the section of its task, {sections}")
     if isinstance(dataset, DatasetSection) and task is not None and task.row_type() not in dataset.TASK_TYPES:
         kinds, asked = " or ".join(dataset.TASK_TYPES), header.task_type if task.IS_DEFAULT else f"{task.SECTION}:"
         yield document.problem("dataset.name", f"{dataset.name} is for task_type: {kinds}, not {asked}")
@@ -165,12 +167,11 @@ def _check_limits(
     """Check what a method never supports, then what it does not support on this base, if its config.json is local."""
     for key, message in peft.find_conflicts(find_storage(model)).items():
         yield document.problem(f"peft.{key}", message, "unsupported")
-    header = read.get("")
-    if isinstance(header, Header):
-        generates = default_task(header.task_type).GENERATES
-        if why := peft.LIMITS.causal_lm if generates else peft.LIMITS.classification:
-            message = f"{peft.method} not with task_type: {header.task_type}; {why}"
-            yield document.problem("peft.method", message, "unsupported")
+    task_type = getattr(read.get(""), "task_type", None)
+    task, limits = choose_task(document, task_type), peft.LIMITS
+    if task is not None and (why := limits.causal_lm if task.GENERATES else limits.classification):
+        message = f"{peft.method} not with task_type: {task_type}; {why}"
+        yield document.problem("peft.method", message, "unsupported")
     arguments = read["training"].model_dump(exclude_unset=True) if "training" in read else {}
     for key, reason in _limited_settings(peft, model, read, arguments).items():
         yield document.problem(key, f"not with peft.method: {peft.method}; {reason}", "unsupported")

@@ -60,7 +60,7 @@ def fill_costs(record: RunRecord, trainer: Trainer, counts: ParameterCounts, mea
 def session_metrics(trainer: Trainer) -> dict[str, Any] | None:
     """Return the Trainer's training metrics as far as they hold for a resumed run."""
     trained = training_metrics(trainer)
-    if trained is not None and not trainer.knows_all_sessions:
+    if trained is not None and not trainer.resume.knows_all_sessions:
         trained.pop("train_loss", None)  # covers this session's steps only
     return trained
 
@@ -100,7 +100,7 @@ def measure_time(trainer: Trainer, measuring: MeasuringCallback) -> Timing:
     trained = training_metrics(trainer)
     if trained is None:
         return Timing()
-    seconds, every = float(trained["train_runtime"]), trainer.knows_all_sessions
+    seconds, every = float(trained["train_runtime"]), trainer.resume.knows_all_sessions
     tokens = trainer.state.num_input_tokens_seen if every else measuring.count_tokens(trainer.state)
     return Timing(
         train_runtime_s=seconds,

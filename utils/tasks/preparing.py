@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AttachContext, load_adapter
 from utils.adapters.adapter_path import load_start
+from utils.config.sections.training import DEFAULT_ROWS
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.modeling.head import list_new_modules
 from utils.modeling.quantization import require_trainable
@@ -16,6 +17,7 @@ from utils.modeling.source import resolved_commit
 from utils.modeling.tokenizer import added_token_ids
 from utils.modeling.writing import require_writable
 from utils.tasks.task import Task, load_task
+from utils.trainer.launch import count_launched
 from utils.trainer.processes import main_process_first
 
 if TYPE_CHECKING:
@@ -139,7 +141,6 @@ def choose_device(resolved: dict[str, Any]) -> str:
 
 
 def _count_steps_per_epoch(resolved: dict[str, Any], num_rows: int) -> int:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    rows_at_once = resolved.get("per_device_train_batch_size", 8) * processes
+    rows_at_once = resolved.get("per_device_train_batch_size", DEFAULT_ROWS) * count_launched()
     batches = num_rows // rows_at_once if resolved.get("dataloader_drop_last") else math.ceil(num_rows / rows_at_once)
     return max(math.ceil(batches / resolved.get("gradient_accumulation_steps", 1)), 1) if num_rows else 0

@@ -263,15 +263,16 @@ def default_task(task_type: str) -> type[Task]:
     Raises:
         KeyError: There is none.
     """
-    return next(task for task in find_tasks(task_type).values() if task.IS_DEFAULT)
+    if (found := next((task for task in find_tasks(task_type).values() if task.IS_DEFAULT), None)) is None:
+        raise KeyError(task_type)
+    return found
 
 
 def choose_task(document: Document, task_type: Any) -> type[Task] | None:
     """Choose the task of a file by a section of its own, else by its task_type; None if there is none."""
-    found = find_tasks(task_type)
-    named = [task for task in found.values() if task.SECTION and document.has((task.SECTION,))]
-    named.sort(key=lambda task: task.IS_DEFAULT)  # an extended file may contain the default's section too
-    return named[0] if named else default_task(task_type) if found else None
+    found = sorted(find_tasks(task_type).values(), key=lambda task: task.IS_DEFAULT)  # which an extended file may name
+    named = [task for task in found if task.IS_DEFAULT or (task.SECTION and document.has((task.SECTION,)))]
+    return named[0] if named else None
 
 
 def open_task(config: RunConfig) -> TaskRun:

@@ -280,11 +280,6 @@ class LoraNsTrainer(Trainer):
         return super()._finalize_training(trial, num_train_samples, time.time() - self.resume.seconds)
 
     @property
-    def knows_all_sessions(self) -> bool:
-        """Whether loss and seconds cover the whole run; checkpoints of other tools do not record them."""
-        return self.resume.knows_all_sessions
-
-    @property
     def _is_whole(self) -> bool:
         """Whether each process holds whole tensors; sharded ones are saved in the library's own format only."""
         return not (self.is_deepspeed_enabled or self.is_fsdp_enabled)

@@ -17,6 +17,7 @@ from typing import Any
 from utils.config.error_messages import suggest
 from utils.config.sections.training import DEFAULT_ROWS
 from utils.config.yaml_text import read_document
+from utils.core.cache_folder import hub_home
 from utils.core.errors import UserError
 from utils.core.json_files import find_object
 from utils.core.project import ROOT
@@ -71,8 +72,7 @@ def count_asked(words: Sequence[str]) -> int:
     parser.add_argument("--config_file", "--config-file")
     own = [*takewhile(lambda word: not word.endswith(".py"), words[2:])]
     given = parser.parse_known_args(own)[0]
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
-    file = Path(given.config_file or home / "accelerate" / "default_config.yaml").expanduser()
+    file = Path(given.config_file or hub_home() / "accelerate" / "default_config.yaml").expanduser()
     asked = given.num_processes
     if asked is None and file.is_file():
         asked = read_document(file).data.get("num_processes")

@@ -119,6 +119,19 @@ def test_a_quantized_checkpoint_needs_its_packages(write_run: Write, tmp_path: P
     assert said.startswith("model.name_or_path: is stored in a format that needs more packages; run pip install 'aqlm")
 
 
+def test_a_base_that_another_command_makes_is_named(
+    write_run: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = write_run(model={"name_or_path": "outputs/start"})
+    monkeypatch.chdir(tmp_path)
+    (said,) = _unmet(file)
+    assert said.startswith("model.name_or_path: there is no folder outputs/start yet; run the command that makes it")
+    assert _unmet(write_run("hub", model={"name_or_path": "Qwen/Qwen2.5-0.5B"})) == []
+    (tmp_path / "outputs" / "start").mkdir(parents=True)
+    (tmp_path / "outputs" / "start" / "config.json").write_text('{"model_type": "bert"}')
+    assert _unmet(file) == []
+
+
 def test_pushing_needs_the_hub(write_run: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = write_run(training={"push_to_hub": True}, model={"token": True})
     monkeypatch.setenv("HF_HOME", str(tmp_path / "nobody"))

@@ -50,6 +50,17 @@ def test_its_mistakes_are_told_with_those_of_the_file(
     assert said in str(caught.value)
 
 
+def test_a_task_type_without_a_task_of_its_own_needs_the_section(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_task("counting"), "TASK_TYPE", "COUNTING")
+    registry._clear_caches()
+    with pytest.raises(ConfigError, match="task_type: COUNTING needs the section of its task, toy:"):
+        make_config("bert", task_type="COUNTING")
+    with pytest.raises(KeyError):
+        default_task("COUNTING")
+
+
 def test_it_is_trained_proved_and_reported(make_config: Callable[..., Any]) -> None:
     config = make_config(
         "bert", toy={"unit": 5}, training__num_train_epochs=12, training__eval_strategy="epoch",

@@ -133,6 +133,4 @@ def choose_layout(wanted: bool | None, peft: AdapterSection, model: PreTrainedMo
 
 def choose_multiple(wanted: int | None, flattened: bool, half: bool) -> int | None:
     """Choose the multiple of padded lengths: 8 suits tensor cores."""
-    if wanted is not None or flattened:
-        return int(wanted) if wanted is not None else None
-    return 8 if half else None
+    return wanted if wanted is not None else 8 if half and not flattened else None

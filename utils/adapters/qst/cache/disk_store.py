@@ -7,7 +7,6 @@ none; after a power cut, which may lose unwritten bytes, the checksum reveals da
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -28,6 +27,7 @@ from safetensors.torch import load, save
 from utils.adapters.qst.cache.row_codec import Parts, RowCodec
 from utils.adapters.qst.cache.row_store import RowStore
 from utils.core.json_files import parse_json
+from utils.core.library_errors import is_full_disk
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,6 @@ _VERSION = 2
 FILE_OVERHEAD = 512
 """Maximum size of a file's header in bytes."""
 _UNFINISHED = ".part"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""The system's errors for a full disk or quota."""
 
 
 class DiskStore(RowStore):
@@ -87,7 +85,7 @@ class DiskStore(RowStore):
             for path in self._unfinished:
                 _remove_abandoned(path)
         except OSError as error:
-            if error.errno not in _FULL:
+            if not is_full_disk(error):
                 raise
             self._stop_writing(error)
             return
