@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from utils.config.yaml_text import dump_yaml
 from utils.core.errors import UserError
 from utils.core.logs import prepare_libraries, start_logs
 from utils.core.project import ROOT
+from utils.modeling.consent import NO_CONSENT, Consent
 from utils.results.record import RunRecord, read_record
 from utils.run_config import load_run_config
 from utils.runs.hub import find_run_folder
@@ -27,6 +28,8 @@ class Run:
     config: RunConfig
     record: RunRecord
     """Measurements: `metrics`, `interval`, `params`, `memory`, `time`, `status`; as in results.json."""
+    consent: Consent = field(default=NO_CONSENT, repr=False)
+    """Code that may run."""
 
     def predict(self, texts: Sequence[str | Mapping[str, Any]], **generation: Any) -> list[dict[str, Any]]:
         """Answer texts with the kept weights, as inference.py does.
@@ -49,7 +52,8 @@ class Run:
         from utils.inference.session import answer_request
 
         prepare_libraries()
-        request = Request(ModelChoice(run=str(self.folder)), tuple(texts), generation=generation, as_json=True)
+        choice = ModelChoice(run=str(self.folder), consent=self.consent)
+        request = Request(choice, tuple(texts), generation=generation, as_json=True)
         request.check()
         answers: list[dict[str, Any]] = answer_request(request)["answers"]
         return answers
@@ -76,21 +80,28 @@ def train(config: RunConfig, *, resume: str | None = None, overwrite: bool = Fal
     start_logs()
     prepare_libraries()
     folder, record = _load_train_script().train(config, resume, overwrite, started)
-    return Run(folder.path, config, record)
+    return Run(folder.path, config, record, Consent.of_config(config))
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path, **allowed: bool) -> Run:
     """Open a finished run by its folder, or by `hub:owner/name` for one on the hub.
+
+    Args:
+        folder: The folder or the name.
+        **allowed: Code that may run, as by the options of inference.py: `allow_extensions=True` for the run's own
+            plug-ins, trust_remote_code, allow_pickle, allow_hub_kernels.
 
     Raises:
         UserError: The folder is not a run's, or was never scored.
+        ConfigError: The run has extensions, which are not allowed.
         ModelError: The hub has no such run, or cannot be reached.
     """
-    path = find_run_folder(folder)
+    consent, path = Consent(**allowed), find_run_folder(folder)
     record = read_record(path)
     if record is None:
         raise UserError(f"{path}: no results.json here; name the training.output_dir of a finished run")
-    return Run(path, load_run_config(path / "run.yaml", files=False), record)
+    config = load_run_config(path / "run.yaml", files=False, may_extend=consent.allow_extensions)
+    return Run(path, config, record, consent)
 
 
 def _load_train_script() -> Any:

@@ -16,10 +16,12 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.commands.in_process import command
+from utils.api import Run, load_run
 from utils.core import registry
 from utils.core.errors import ConfigError, UserError
 from utils.generation.backend import generate_batches
 from utils.metrics.metric import load_metric
+from utils.modeling.consent import Consent
 from utils.run_config import load_run_config
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +108,23 @@ def test_a_run_is_used_where_its_folder_is_not(classifier: Path, lab: Path, tmp_
     command("merge_adapter", "--run", run, "--output", merged, "--allow_extensions")
     found = command("inference", "--run", merged, "--input_text", "good", "--allow_extensions")["answers"]
     assert found[0]["label"] == answer[0]["label"]
+
+
+def test_code_of_a_run_folder_runs_with_consent_only(classifier: Path, lab: Path) -> None:
+    config = load_run_config(classifier)
+    run = Path(command("train", "--config", classifier)["output_dir"])
+    own = Run(run, config, load_run(run, allow_extensions=True).record, Consent.of_config(config))
+    answers = own.predict(["good"])
+    forget(lab)
+    with pytest.raises(ConfigError, match="the code in extensions/my_lab would run"):
+        load_run(run)
+    assert load_run(run, allow_extensions=True).predict(["good"]) == answers
+    forget(lab)
+    (run / "final_model" / "README.md").unlink()  # as a version without cards left it
+    with pytest.raises(ConfigError, match="the code in extensions/my_lab would run"):
+        command("utils.runs.push", run, "me/run", "--dry-run")
+    assert "my_lab" not in sys.modules
+    assert command("utils.runs.push", run, "me/run", "--dry-run", "--allow_extensions")["pushed"]["files"]
 
 
 def test_changed_code_is_another_run(classifier: Path, lab: Path) -> None:

@@ -21,6 +21,7 @@ from utils.config.yaml_text import dump_yaml, read_document
 from utils.core.errors import UserError
 from utils.core.json_files import load_object
 from utils.core.logs import is_main_process
+from utils.modeling.consent import add_extensions_consent
 from utils.results.record import RESULTS_FILE, RunRecord, read_record
 from utils.run_config import load_run_config
 from utils.runs.hub import Push, require_repository_name, send
@@ -72,7 +73,8 @@ def main(arguments: argparse.Namespace) -> Answer:
     """Show what is pushed and what is not; push it unless it is a dry run."""
     path = Path(arguments.run).expanduser()
     require_repository_name(arguments.name)
-    push = plan_push(path, arguments.name, not arguments.public, arguments.revision, arguments.include)
+    private, may_extend = not arguments.public, arguments.allow_extensions
+    push = plan_push(path, arguments.name, private, arguments.revision, arguments.include, may_extend)
     pushed = {**push.to_dict(), "dry_run": arguments.dry_run}
     sys.stdout.write("\n".join(describe(push, arguments.dry_run)) + "\n")
     if not arguments.dry_run:
@@ -111,8 +113,12 @@ def push_run(path: Path, config: RunConfig, record: RunRecord, dry_run: bool) ->
     return {"pushed": pushed}
 
 
-def plan_push(path: Path, repo: str, private: bool, revision: str | None, include: list[str]) -> Push:
+def plan_push(
+    path: Path, repo: str, private: bool, revision: str | None, include: list[str], may_extend: bool = False
+) -> Push:
     """Choose the files to push: the model's, results.json, and those that `include` matches, as patterns in the folder.
+
+    `may_extend` allows running code that the run's folder contains (`extensions:`), to write a card that it lacks.
 
     Raises:
         UserError: The folder holds no finished model, or a pattern matches nothing.
@@ -123,7 +129,7 @@ def plan_push(path: Path, repo: str, private: bool, revision: str | None, includ
     if record is not None and record.status != "success":
         raise UserError(f"{path}: is not finished (its status is {record.status}); train it to its end first")
     if record is not None and model.name == "final_model" and not (model / CARD).is_file():  # of an earlier version
-        write_card(model, load_run_config(run / "run.yaml", files=False), record)
+        write_card(model, load_run_config(run / "run.yaml", files=False, may_extend=may_extend), record)
     files: dict[str, Path | bytes] = {}
     withheld: dict[str, str] = {}
     for file in sorted(each for each in model.rglob("*") if each.is_file()):
@@ -247,6 +253,7 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--public", action="store_true", help="let the repository be public")
     parser.add_argument("--revision", metavar="BRANCH", help="push to this branch; default: main")
     include = "push files of the folder too, such as 'eval_*/predictions.jsonl'; repeatable"
+    add_extensions_consent(parser)
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help=include)
     return parser
 
