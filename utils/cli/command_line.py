@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from utils.cli.parser import parse_words
-from utils.core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError
+from utils.core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
 from utils.core.library_errors import explain_machine
 from utils.core.logs import is_main_process, prepare_libraries, require_ranks, start_logs
 from utils.core.project import as_called
@@ -50,6 +50,13 @@ def run_cli(main: Callable[[argparse.Namespace], Answer], parser: argparse.Argum
         return _work(main, parse_words(parser, words))
 
 
+def _require_docstrings() -> None:
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "transformers needs its docstrings, which python -OO (PYTHONOPTIMIZE=2) removes; run without it"
+        )
+
+
 def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Namespace) -> int:
     start_logs()
     prepare_libraries()
@@ -57,6 +64,7 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
     sys.excepthook = _show_masked
     answer_file = reserve_stdout() if arguments.json else None
     try:
+        _require_docstrings()
         require_ranks()
         answer = main(arguments)
         sys.stdout.flush()

@@ -15,7 +15,15 @@ from utils.adapters.training_hooks import find_hooks
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.trainer.base import LoraNsTrainer
 from utils.trainer.callbacks import add_callbacks
-from utils.trainer.launch import count_launched, find_sharding, is_sharded, resolve_deepspeed, stand_alone
+from utils.trainer.launch import (
+    count_launched,
+    find_sharding,
+    is_on,
+    is_sharded,
+    require_same_precision,
+    resolve_deepspeed,
+    stand_alone,
+)
 from utils.trainer.tracking import guard_trackers, name_run, open_swanlab, tag_run
 
 if TYPE_CHECKING:
@@ -69,6 +77,7 @@ def build_arguments(
     stand_ins = {"optim": "adamw_torch", "lr_scheduler_type": "constant"}
     resolved |= {key: stand_in for key, stand_in in stand_ins.items() if section.find_plugin(key) is not None}
     _require_device(resolved)
+    require_same_precision(resolved)
     # Set after the library's check, which knows evaluations of the loss only; the file's own check covers these.
     loads_best, resolved["load_best_model_at_end"] = bool(resolved.get("load_best_model_at_end")), False
     tag_run(config)
@@ -110,7 +119,9 @@ def _join_processes() -> dict[str, bool]:
 
 def _name_deepspeed_file(resolved: dict[str, Any]) -> dict[str, Any]:
     given = resolved.get("deepspeed")
-    if given is None:
+    if given is None and not is_on("ACCELERATE_USE_DEEPSPEED"):
         return {}
     stand_alone()
+    if given is None:
+        return {}
     return {"deepspeed": resolve_deepspeed(given)}

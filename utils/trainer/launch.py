@@ -63,6 +63,24 @@ def require_launched() -> None:
         )
 
 
+def require_same_precision(arguments: Mapping[str, Any]) -> None:
+    """Check that the launcher asks for no other mixed precision than the run.
+
+    accelerate would apply its own where the run has none, and the record would not show it.
+
+    Raises:
+        UserError: It asks for another one.
+    """
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
+    own = next((name for name in ("bf16", "fp16") if arguments.get(name)), "no")
+    if asked not in ("no", own):
+        has = f"training.{own}: true" if own != "no" else "neither training.bf16 nor training.fp16"
+        raise UserError(
+            f"accelerate launch asks for mixed_precision {asked}, and the run has {has}: launch with --mixed_precision "
+            f"{own}" + (f", or set training.{asked}: true" if asked in ("bf16", "fp16") else "")
+        )
+
+
 def count_asked(words: Sequence[str]) -> int:
     """Count the processes that an `accelerate launch` command line asks for; 1 for other commands or no number."""
     if "launch" not in words[:4] and not any("accelerate.commands.launch" in word for word in words[:4]):
@@ -129,7 +147,7 @@ def find_sharding(arguments: dict[str, Any]) -> str | None:
 
     None: each process holds all of them.
     """
-    if arguments.get("fsdp") or _is_on("ACCELERATE_USE_FSDP"):
+    if arguments.get("fsdp") or is_on("ACCELERATE_USE_FSDP"):
         return "FSDP"
     return "ZeRO-3" if _find_stage(arguments) == 3 else None
 
@@ -146,7 +164,7 @@ def names_optimizer(arguments: dict[str, Any]) -> bool:
 
 def _find_stage(arguments: dict[str, Any]) -> int:
     value: Any = arguments.get("deepspeed")
-    if value is None and _is_on("ACCELERATE_USE_DEEPSPEED"):
+    if value is None and is_on("ACCELERATE_USE_DEEPSPEED"):
         value = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
         if value == "none":
             given = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
@@ -164,7 +182,8 @@ def _read_deepspeed(value: Any) -> dict[str, Any] | None:
     return (find_object(path) or None) if path else None
 
 
-def _is_on(name: str) -> bool:
+def is_on(name: str) -> bool:
+    """Return whether a launcher switched something on by an environment variable."""
     return os.environ.get(name, "").lower() in _YES
 
 

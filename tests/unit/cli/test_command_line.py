@@ -146,6 +146,13 @@ def test_json_is_the_only_thing_on_standard_output(fails: bool) -> None:
     assert "from a library" in done.stderr
 
 
+def test_python_without_docstrings_is_rejected_before_transformers_fails() -> None:
+    words = [sys.executable, "-OO", "-c", JSON_COMMAND]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.returncode == 2
+    assert "error: transformers needs its docstrings" in done.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize(
     ("redirected", "code", "said"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from utils.core.errors import UserError
 from utils.trainer import launch
 from utils.trainer.launch import division_problem, split_batch
 
@@ -134,3 +136,23 @@ def test_it_does_not(total: int, ceiling: int, processes: int, sentence: str) ->
     assert division_problem(total, ceiling, processes) == sentence
     for size in (int(word) for word in sentence.partition("do: ")[2].split(" or ")):
         assert division_problem(size, ceiling, processes) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked", "said"),
+    [
+        ({}, "bf16", "has neither .*--mixed_precision no, or set training.bf16: true"),
+        ({"bf16": True}, "fp16", "has training.bf16: true: launch with --mixed_precision bf16, or set training.fp16"),
+        ({}, "fp8", "--mixed_precision no$"),
+        ({"bf16": True}, "bf16", None),
+        ({"fp16": True}, "no", None),
+        ({}, None, None),
+    ],
+)
+def test_the_launcher_and_the_run_agree_on_the_precision(arguments, asked, said, monkeypatch):
+    """accelerate applied its own in silence: a run in bfloat16 was recorded as one in float32."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        launch.require_same_precision(arguments)
