@@ -73,9 +73,13 @@ def load_as(kind: type[T], file: Path, hint: str = AGAIN) -> T:
     Raises:
         UserError: The file cannot be read, or its content does not match.
     """
+    return read_as(kind, load_object(file, hint), file, hint)
+
+
+def read_as(kind: type[T], data: Any, file: Path | str, hint: str = AGAIN) -> T:
+    """Read a parsed JSON object as `load_as` does; `file` is its name in messages."""
     from pydantic import TypeAdapter, ValidationError
 
-    data = load_object(file, hint)
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as problem:

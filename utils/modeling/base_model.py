@@ -13,6 +13,7 @@ from utils.modeling.head import (
     HeadSpec,
     grow_embeddings,
     list_new_modules,
+    number_labels,
     own_label_names,
     record_new_weights,
     reinitialize_head,
@@ -27,7 +28,7 @@ from utils.modeling.quantization import (
     require_plain_head,
     require_quantized,
 )
-from utils.modeling.sizes import apply_rope_scaling, layers_problem
+from utils.modeling.sizes import apply_rope_scaling, counts_problem
 from utils.modeling.source import load_config, loading_arguments
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def load_base_model(
     """
     with explain_loading(section), _silent_report():
         arguments, config = loading_arguments(section), load_config(section)
-        if too_many := layers_problem(config.to_dict()):
-            raise ModelError(f"{section.name_or_path}: {too_many}")
+        if wrong := counts_problem(config.to_dict()):
+            raise ModelError(f"{section.name_or_path}: {wrong}")
         if section.rope_scaling is not None:
             apply_rope_scaling(config, section.rope_scaling, section.name_or_path)
         _log_code(section, config)
@@ -152,7 +153,7 @@ def _choose_attention(section: ModelSection, model_class: Any) -> str:
 
 
 def _set_labels(config: PreTrainedConfig, head: HeadSpec) -> None:
-    names = head.label_names or tuple(f"LABEL_{index}" for index in range(head.num_labels))
+    names = head.label_names or number_labels(head.num_labels)
     assert len(names) == head.num_labels, f"{head.num_labels} labels but {len(names)} names"
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}

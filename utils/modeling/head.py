@@ -66,6 +66,11 @@ def own_label_names(model_config: PreTrainedConfig) -> tuple[str, ...]:
     return () if any(_UNNAMED.fullmatch(name) for name in names) else names
 
 
+def number_labels(count: int) -> tuple[str, ...]:
+    """Return transformers' names for classes without names."""
+    return tuple(f"LABEL_{index}" for index in range(count))
+
+
 def find_label_file(*folders: Path) -> Path | None:
     """Find the file of class names in the first of some folders that has one."""
     return next((folder / LABELS_FILE for folder in folders if (folder / LABELS_FILE).is_file()), None)

@@ -94,12 +94,16 @@ def count_layers(config: Mapping[str, Any]) -> int | None:
     return _first_count(_text_config(config), _LAYER_COUNTS)
 
 
-def layers_problem(config: Mapping[str, Any]) -> str | None:
-    """Describe a number of layers that no model has (very many would take hours to build); else None."""
-    count = count_layers(config)
-    if count is None or 1 <= count <= _MAX_LAYERS:
+def counts_problem(config: Mapping[str, Any]) -> str | None:
+    """Describe a number of layers or positions that no model has (many layers would take hours to build); else None."""
+    layers, positions = count_layers(config), _first_count(_text_config(config), _NAMES)
+    if layers is not None and not 1 <= layers <= _MAX_LAYERS:
+        wrong = f"{layers:,} layers"
+    elif positions is not None and positions < 1:
+        wrong = f"{positions:,} positions"
+    else:
         return None
-    return f"its config.json counts {count:,} layers, which no model has; it is damaged or made up"
+    return f"its config.json counts {wrong}, which no model has; it is damaged or made up"
 
 
 def has_position_table(config: Mapping[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.modeling.base_identity import require_same_base
 from utils.modeling.quantization import checkpoint_problem, load_model_config, read_format
-from utils.modeling.sizes import count_layers, count_positions, has_position_table, layers_problem
+from utils.modeling.sizes import count_layers, count_positions, counts_problem, has_position_table
 from utils.modeling.source import OWN_TEMPLATES, find_template
 from utils.run_config.reader import Header
 
@@ -48,8 +48,8 @@ class Asked:
 
 def check_base(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Check a run against its base's config.json, yielding keys with the reason and the alternative."""
-    if too_many := layers_problem(base):
-        yield "model.name_or_path", too_many
+    if problem := counts_problem(base):
+        yield "model.name_or_path", problem
         return
     if not asked.arguments.get("do_train", True):
         return

@@ -18,13 +18,13 @@ from utils.config.run_config import RunConfig
 from utils.config.sections.model import ModelSection, is_local
 from utils.core import registry
 from utils.core.errors import ModelError, UserError
-from utils.core.json_files import load_object
-from utils.data.dataset import load_dataset_plugin
+from utils.core.json_files import load_object, read_as
 from utils.modeling.base_identity import is_same_base, require_same_base
 from utils.modeling.consent import NO_CONSENT, Consent
-from utils.modeling.head import LABELS_FILE, find_label_file, read_label_names
+from utils.modeling.head import LABELS_FILE, find_label_file, number_labels, read_label_names
 from utils.modeling.source import folder_problem, load_config, read_model_config
 from utils.run_config import load_run_config
+from utils.runs.class_names import ModelConfig, find_labels, own_labels
 from utils.runs.hub import find_run_folder
 from utils.runs.inputs import list_edited_extensions
 from utils.runs.model_ref import PublishedModel, TrainedModel
@@ -149,7 +149,7 @@ def open_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT)
             f"set peft.method: {kind}"
         )
     model = consent.apply(_pin_base(given.model, made, weights, given.source), given.source)
-    labels = _find_labels(weights, given) if not load_task(given.task).GENERATES else ()
+    labels = find_labels(weights, given) if not load_task(given.task).GENERATES else ()
     return TrainedModel(weights, replace(given, model=model), labels, name)
 
 
@@ -166,16 +166,15 @@ def open_published(name: str, consent: Consent = NO_CONSENT) -> PublishedModel:
     refuse_own_folder(name)
     if is_local(name) and (problem := folder_problem(section)):
         raise UserError(f"--model: {problem}")
-    model_config: dict[str, Any] = read_model_config(section) or load_config(section).to_dict()
-    made_as = (model_config.get("architectures") or [""])[0]
-    if not made_as.endswith("ForSequenceClassification"):
+    made = read_as(ModelConfig, read_model_config(section) or load_config(section).to_dict(), f"{name}: config.json")
+    if not (made.get("architectures") or [""])[0].endswith("ForSequenceClassification"):
         return PublishedModel(name, section, generates=True)
-    if model_config.get("problem_type") == "multi_label_classification":
+    if made.get("problem_type") == "multi_label_classification":
         raise ModelError(f"--model {name}: it is a multi-label classifier, which is not supported")
-    names = _own_labels(model_config)
-    num_labels = len(names) or int(model_config.get("num_labels", 2))
-    is_value = num_labels == 1 or model_config.get("problem_type") == "regression"
-    names = () if is_value else names or tuple(f"LABEL_{index}" for index in range(num_labels))
+    names = own_labels(made)
+    num_labels = len(names) or made.get("num_labels", 2)
+    is_value = num_labels == 1 or made.get("problem_type") == "regression"
+    names = () if is_value else names or number_labels(num_labels)
     return PublishedModel(name, section, generates=False, label_names=names)
 
 
@@ -233,31 +232,9 @@ def _require_agreement(own: RunConfig, given: RunConfig, name: str) -> None:
         )
 
 
-def _find_labels(weights: Path, config: RunConfig) -> tuple[str, ...]:
-    """Read the class names from labels.json beside the weights, else from dataset or model, else number them."""
-    if file := find_label_file(weights, weights.parent):
-        return read_label_names(file)
-    section: Any = config.dataset
-    if load_task(config.task).count_labels(section) == 1:
-        return ()
-    spec = load_dataset_plugin(section.name).describe_classification(section)
-    if spec.label_names:
-        return tuple(spec.label_names)
-    if named := _own_labels(read_model_config(ModelSection(name_or_path=str(weights))) or {}):
-        return named
-    if spec.num_labels is None:
-        raise UserError(
-            f"{weights}: the classes of the model are not known; set dataset.label_names or dataset.num_labels in "
-            f"{config.source}"
-        )
-    return tuple(f"LABEL_{index}" for index in range(spec.num_labels))
-
-
 def _read_adapter_config(weights: Path) -> dict[str, Any]:
     file = weights / ADAPTER_CONFIG
-    if not file.is_file():
-        return {}
-    return load_object(file, error=ModelError)
+    return load_object(file, error=ModelError) if file.is_file() else {}
 
 
 def _pin_base(model: ModelSection, made: dict[str, Any], weights: Path, where: str) -> ModelSection:
@@ -274,12 +251,6 @@ def _pin_base(model: ModelSection, made: dict[str, Any], weights: Path, where: s
     if pins and isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit):
         return model.model_copy(update={"revision": commit})
     return model
-
-
-def _own_labels(model_config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the class names of a checkpoint, in the order of their ids."""
-    named = model_config.get("id2label") or {}
-    return tuple(str(named[key]) for key in sorted(named, key=int))
 
 
 def _name_runs(*places: Path) -> str:

@@ -177,3 +177,11 @@ def test_more_layers_than_any_model_has(write_run: Write, tmp_path: Path) -> Non
     inner = {"text_config": {"num_hidden_layers": 200_000}}
     said = _refusal(write_run(model={"name_or_path": _make_base(tmp_path / "inner", model_type="llama", **inner)}))
     assert "counts 200,000 layers" in said
+
+
+@pytest.mark.parametrize(("key", "count"), [("max_position_embeddings", -1), ("n_positions", 0)])
+def test_fewer_positions_than_any_model_has(write_run: Write, tmp_path: Path, key: str, count: int) -> None:
+    base = _make_base(tmp_path / "base", model_type="llama", num_hidden_layers=2, **{key: count})
+    assert f"its config.json counts {count} positions, which no model has" in _refusal(
+        write_run(model={"name_or_path": base})
+    )

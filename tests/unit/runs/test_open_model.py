@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from utils.core.errors import ModelError, UserError
 from utils.modeling.head import read_label_names
 from utils.run_config import load_run_config
-from utils.runs.open_model import open_run, open_with_config
+from utils.runs.open_model import open_published, open_run, open_with_config
 
 
 def _logits(folder, texts):
@@ -89,6 +90,23 @@ def test_names_of_classes_that_were_damaged(written, tmp_path):
         read_label_names(file)
     file.write_text("[]")
     assert read_label_names(file) == ()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"id2label": {"a": "x"}},
+        {"id2label": ["a"]},
+        {"num_labels": "x"},
+        {"architectures": [None]},
+        {"architectures": 7},
+    ],
+)
+def test_a_published_classifier_whose_config_was_damaged(odd, tmp_path):
+    made = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], **odd}
+    (tmp_path / "config.json").write_text(json.dumps(made))
+    with pytest.raises(UserError, match=rf"config.json: {next(iter(odd))}.*: Input should be .*copy the folder again"):
+        open_published(str(tmp_path))
 
 
 def test_a_missing_run_is_told_from_those_that_are_there(tmp_path, monkeypatch):
