@@ -15,7 +15,7 @@ from utils.core.errors import UserError
 from utils.core.logs import prepare_libraries, start_logs
 from utils.core.project import ROOT
 from utils.modeling.consent import NO_CONSENT, Consent
-from utils.results.record import RunRecord, read_record
+from utils.results.record import RunRecord, require_record
 from utils.run_config import load_run_config
 from utils.runs.hub import find_run_folder
 
@@ -97,9 +97,7 @@ def load_run(folder: str | Path, **allowed: bool) -> Run:
         ModelError: The hub has no such run, or cannot be reached.
     """
     consent, path = Consent(**allowed), find_run_folder(folder)
-    record = read_record(path)
-    if record is None:
-        raise UserError(f"{path}: no results.json here; name the training.output_dir of a finished run")
+    record = require_record(path)
     config = load_run_config(path / "run.yaml", files=False, may_extend=consent.allow_extensions)
     return Run(path, config, record, consent)
 

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from utils.core.logs import is_main_process
@@ -64,8 +65,6 @@ class RowProgress:
         self._what, self._count_all, self._num_before = what, count_all, num_done
         self._is_live = live and shows_bars()
         self._start = self._last = time.monotonic()
-        self._total: int | None = None
-        self._is_counted = False
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self.num_rows = 0
@@ -116,17 +115,16 @@ class RowProgress:
 
     def _open_bar(self) -> None:
         self._bar = build_bar()
-        total, numbers = self._find_total(), self.describe_rates()
-        self._task = self._bar.add_task(self._what, total=total, completed=self.num_done, numbers=numbers)
+        numbers = self.describe_rates()
+        self._task = self._bar.add_task(self._what, total=self._total, completed=self.num_done, numbers=numbers)
         self._bar.start()
 
-    def _find_total(self) -> int | None:
-        if not self._is_counted:
-            self._total, self._is_counted = self._count_all(), True
-        return self._total
+    @cached_property
+    def _total(self) -> int | None:
+        return self._count_all()
 
     def _describe(self) -> str:
-        total, done = self._find_total(), self.num_done
+        total, done = self._total, self.num_done
         if total is None:
             return f"{self._what}: {done:,} rows, {self.describe_rates()}"
         left = int(self.seconds / max(self.num_rows, 1) * max(total - done, 0))

@@ -168,6 +168,17 @@ def read_record(folder: str | Path) -> RunRecord | None:
     return RunRecord(**values, extra={name: data[name] for name in data if name not in known})
 
 
+def require_record(folder: str | Path) -> RunRecord:
+    """Read a run folder's results.json.
+
+    Raises:
+        UserError: There is none, or it cannot be used.
+    """
+    if (record := read_record(folder)) is None:
+        raise UserError(f"{folder}: no {RESULTS_FILE} here; name the training.output_dir of a finished run")
+    return record
+
+
 def _measured(part: Any) -> dict[str, Any] | None:
     """Return a part's measured fields."""
     if part is None:

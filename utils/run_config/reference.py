@@ -11,9 +11,9 @@ from pydantic_core import PydanticUndefined
 
 from utils.config.error_messages import describe_type
 from utils.config.section import Section
-from utils.config.sections.evaluation import EvaluationSection, SetSection, TruthfulQASection
+from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
-from utils.config.sections.model import ModelSection, QuantizationSection
+from utils.config.sections.model import ModelSection
 from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import DROPPED, OURS, PLUGIN_KEYS, RENAMED, OwnTrainingSection, training_section
 from utils.core import registry
@@ -38,10 +38,11 @@ def write_reference() -> Iterator[str]:
     yield _INTRODUCTION
     yield from _table("Top of the file", header_class(task_types()))
     yield from _table("model", ModelSection)
-    yield from _table("model.quantization", QuantizationSection)
+    yield from _nested_tables("model", ModelSection)
     yield from _write_plugins("peft", "adapters", "method")
     yield from _write_plugins("dataset", "datasets", "name")
     yield from _table("training: our own keys", OwnTrainingSection)
+    yield from _nested_tables("training", OwnTrainingSection)
     own = set(OwnTrainingSection.model_fields)
     for key, package in PLUGIN_KEYS.items():
         for name in registry.names(package):
@@ -55,8 +56,7 @@ def write_reference() -> Iterator[str]:
         yield from _table(f"{task.SECTION} (task_type: {task.TASK_TYPE})", task.sections()[str(task.SECTION)]())
     yield from _table("generation (task_type: CAUSAL_LM)", GenerationSection)
     yield from _table("evaluation (task_type: CAUSAL_LM)", EvaluationSection)
-    yield from _table("evaluation.sets, one of them", SetSection)
-    yield from _table("evaluation.truthfulqa", TruthfulQASection)
+    yield from _nested_tables("evaluation", EvaluationSection)
     yield from _table("results", ResultsSection)
 
 
@@ -66,9 +66,7 @@ def _write_plugins(section: str, package: str, key: str) -> Iterator[str]:
         yield from _table(f"{section} ({key}: {config.model_fields[key].default})", config)
         if (rate := getattr(config, "DEFAULT_LEARNING_RATE", None)) is not None:
             yield f"\nWhere the file does not set training.learning_rate, {rate:g} is taken, and said."
-        for name, field in config.model_fields.items():
-            for nested in _nested_sections(field.annotation):
-                yield from _table(f"{section}.{name}, as a mapping", nested)
+        yield from _nested_tables(section, config)
 
 
 def _table(title: str, section: type[Section], skip: set[str] | None = None) -> Iterator[str]:
@@ -81,6 +79,16 @@ def _table(title: str, section: type[Section], skip: set[str] | None = None) -> 
             meaning = " ".join((field.description or "").split())
             cells = (f"`{name}`", describe_type(field.annotation), default, meaning)
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _nested_tables(path: str, section: type[Section]) -> Iterator[str]:
+    """Yield a table for each kind of mapping that is a value in the section, under the first key that takes it."""
+    homes: dict[type[Section], str] = {}
+    for name, field in section.model_fields.items():
+        for nested in _nested_sections(field.annotation):
+            homes.setdefault(nested, name)
+    for nested, name in homes.items():
+        yield from _table(f"{path}.{name}, as a mapping", nested)
 
 
 def _nested_sections(annotation: Any) -> Iterator[type[Section]]:

@@ -10,11 +10,10 @@ from typing import Any
 from utils.cli.command_line import Answer, run_cli
 from utils.cli.parser import build_parser
 from utils.config.run_config import find_differences, flatten
-from utils.core.errors import UserError
 from utils.core.terminal import build_console
 from utils.modeling.consent import add_extensions_consent
 from utils.results.labels import Language, is_score, scale, translate
-from utils.results.record import RunRecord, read_record
+from utils.results.record import RunRecord, require_record
 from utils.run_config import load_run_config
 
 DESCRIPTION = """Compare finished runs: settings that differ, scores with their intervals, costs.
@@ -46,13 +45,8 @@ def compare_runs(folders: list[Path], may_extend: bool = True) -> Answer:
     Raises:
         UserError: A folder holds no finished run.
     """
-    records, configs = [], []
-    for folder in folders:
-        record = read_record(folder)
-        if record is None:
-            raise UserError(f"{folder}: no results.json here; name the training.output_dir of a finished run")
-        records.append(record)
-        configs.append(load_run_config(folder / "run.yaml", files=False, may_extend=may_extend))
+    records = [require_record(folder) for folder in folders]
+    configs = [load_run_config(folder / "run.yaml", files=False, may_extend=may_extend) for folder in folders]
     written = [each.to_dict() for each in configs]
     # Comparing with the first is enough: a key that differs between two others differs from the first in one of them.
     keys = {key for each in written[1:] for key in find_differences(written[0], each)}

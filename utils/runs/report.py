@@ -24,7 +24,7 @@ from utils.modeling.consent import add_extensions_consent
 from utils.results import curves, page
 from utils.results.json_file import read_json
 from utils.results.provenance import PROVENANCE_FILE
-from utils.results.record import RESULTS_FILE, RunRecord, read_record
+from utils.results.record import RESULTS_FILE, RunRecord, require_record
 from utils.results.svg import render_file
 from utils.run_config import load_run_config
 from utils.runs.run_page import build_page, find_confusions, read_table
@@ -81,9 +81,7 @@ def main(arguments: argparse.Namespace) -> Answer:
     if "suite" in stored:
         script = as_called("python benchmark.py")
         raise UserError(f"{folder}: a suite; {script} --config {stored.get('file')} --report writes its report again")
-    record = read_record(folder)
-    if record is None:
-        raise UserError(f"{folder}: no results.json here; name the training.output_dir of a run")
+    record = require_record(folder)
     overrides = ["results.formats=[html,svg]", *arguments.overrides]  # regardless of the formats of the run itself
     config = load_run_config(folder / "run.yaml", overrides, files=False, may_extend=arguments.allow_extensions)
     written = write_report(folder, config, record, read_json(folder / PROVENANCE_FILE) or {})

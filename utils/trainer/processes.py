@@ -45,7 +45,8 @@ def main_process_first(output_dir: str) -> Iterator[None]:
     if int(os.environ.get("LOCAL_RANK", "0")) != 0:
         time.sleep(_HEAD_START_S)  # the first to lock does the work, and only the main process reports it
     with path.open("a", encoding="utf-8") as file:
-        _take(file)
+        if not try_lock(file):  # another process works already: wait for it, then share the lock
+            acquire_lock(file, shared=True)
         yield
 
 
@@ -170,9 +171,3 @@ def _leave(together: bool) -> None:
         if together:
             state.wait_for_everyone()
         state.destroy_process_group()
-
-
-def _take(file: Any) -> None:
-    """Take the lock exclusively, or if another process works already, wait for it and then share the lock."""
-    if not try_lock(file):
-        acquire_lock(file, shared=True)

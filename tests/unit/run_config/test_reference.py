@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from utils.config.yaml_text import parse_value
-from utils.run_config.reference import build_schema
+from utils.run_config.reference import build_schema, write_reference
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,12 @@ def test_it_knows_the_sections_and_documents_keys() -> None:
     } == set(schema["properties"])
     assert all(each["description"] for name, each in schema["$defs"]["ModelSection"]["properties"].items())
     assert "learning_rate" in schema["$defs"]["TrainingSection"]["properties"]
+
+
+def test_every_key_that_the_schema_knows_is_on_the_page() -> None:
+    page = "\n".join(write_reference())
+    keys = {key for each in build_schema()["$defs"].values() for key in each.get("properties", ())}
+    assert sorted(key for key in keys if f"| `{key}` |" not in page) == []
 
 
 @pytest.mark.parametrize(
