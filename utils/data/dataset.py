@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from utils.config.sections.dataset import DatasetSection
 from utils.core import registry
@@ -17,6 +17,8 @@ from utils.data.row_files import Row as Row
 if TYPE_CHECKING:
     from utils.data.rows import Rows
     from utils.data.sources import Source
+
+_S = TypeVar("_S", bound="SourceSet")
 
 Turn = dict[str, Any]
 """One turn of a conversation: role (system, user, assistant, tool) and content, a string; optionally reasoning_content,
@@ -219,33 +221,38 @@ class DatasetPlugin(Protocol):
         """Describe the dataset for CAUSAL_LM."""
 
 
-class _CheckedPlugin:
-    """A user's own dataset, whose descriptions are checked."""
-
-    def __init__(self, plugin: Any) -> None:
-        self._plugin = plugin
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._plugin, name)
-        wanted = {"describe_classification": ClassificationSet, "describe_instructions": InstructionSet}.get(name)
-        return found if wanted is None else lambda config: _require(found(config), wanted, name, config)
-
-
-def _require(found: Any, wanted: type[SourceSet], function: str, config: DatasetSection) -> Any:
-    if not isinstance(found, wanted):
-        message = f"{function} of {config.name} returned {found!r}; it has to return {wanted.__name__}(...)"
-        raise ConfigError([Problem(message, "dataset.name")])
-    return found
-
-
 def load_dataset_plugin(name: str) -> DatasetPlugin:
     """Load a dataset plug-in.
 
     Raises:
         KeyError: There is no such dataset.
     """
-    plugin = registry.load("datasets", name)
-    return cast("DatasetPlugin", _CheckedPlugin(plugin) if registry.is_added("datasets", name) else plugin)
+    return cast("DatasetPlugin", registry.load("datasets", name))
+
+
+def describe_classification(section: DatasetSection) -> ClassificationSet:
+    """Describe a section's dataset for SEQ_CLS.
+
+    Raises:
+        ConfigError: The dataset, a user's own, returns something else.
+    """
+    return _require(ClassificationSet, section, load_dataset_plugin(section.name).describe_classification)
+
+
+def describe_instructions(section: DatasetSection) -> InstructionSet:
+    """Describe a section's dataset for CAUSAL_LM.
+
+    Raises:
+        ConfigError: The dataset, a user's own, returns something else.
+    """
+    return _require(InstructionSet, section, load_dataset_plugin(section.name).describe_instructions)
+
+
+def _require(kind: type[_S], section: DatasetSection, describe: Callable[[Any], Any]) -> _S:
+    if not isinstance(found := describe(section), kind):
+        message = f"{describe.__name__} of {section.name} returned {found!r}; it has to return {kind.__name__}(...)"
+        raise ConfigError([Problem(message, "dataset.name")])
+    return found
 
 
 def find_dataset_plugin(name: str) -> str | None:

@@ -12,7 +12,7 @@ from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import SetSection
 from utils.core.errors import DataError, UserError
 from utils.core.texts import RowError, describe_kind, shorten_list
-from utils.data.dataset import Row, find_dataset_plugin, load_dataset_plugin
+from utils.data.dataset import Row, describe_instructions, find_dataset_plugin, load_dataset_plugin
 from utils.data.instruction import load_generation_rows
 from utils.data.rows import Rows, open_file
 from utils.evaluate_model.requests import read_requests
@@ -89,7 +89,7 @@ def _describe(section: SetSection, name: str, kind: Any) -> tuple[Any, Any]:
     if stray := [key for key in given if key not in kind.model_fields]:
         raise UserError(f"--set: {name} takes no {stray[0]}; leave it out")
     config = kind(name=name, **given)
-    spec = load_dataset_plugin(name).describe_instructions(config)
+    spec = describe_instructions(config)
     return replace(spec, generation_split=choose_split(section, path, spec)), config
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from utils.config.sections.dataset import ClassificationSection
 from utils.core import registry
 from utils.core.errors import DataError, UserError
-from utils.data.dataset import ClassificationSet, find_dataset_plugin, load_dataset_plugin
+from utils.data.dataset import ClassificationSet, describe_classification, find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_row_file
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def describe_splits(job: Job) -> list[ScoredSplits]:
     if job.sections is None:
         assert isinstance(job.config.dataset, ClassificationSection), f"got {type(job.config.dataset)}"
         section = job.config.dataset
-        spec = replace(load_dataset_plugin(section.name).describe_classification(section), submissions=())
+        spec = replace(describe_classification(section), submissions=())
         if not spec.eval_splits:
             raise UserError(f"{section.name} {section.subset or ''}: has no labelled rows to score on; name a --set")
         return [ScoredSplits(section, spec, dict(spec.eval_splits), {key: key for key in spec.eval_splits})]
@@ -56,7 +56,7 @@ def _describe(request: SetSection, job: Job) -> ScoredSplits:
     if request.metrics:
         raise UserError(f"--set {request.name}: metrics are for generated texts; a classifier gets all of its own")
     section, is_own = _choose_section(request, job)
-    spec = load_dataset_plugin(section.name).describe_classification(section)
+    spec = describe_classification(section)
     own_splits = dict(spec.eval_splits)
     spec = _choose_split(spec, request.split, section)
     if not is_own:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import DataError
 from utils.core.texts import RowError
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import describe_instructions
 from utils.data.instruction import GenerationRows, load_generation_rows
 from utils.data.preference import as_pairs
 from utils.data.preference_encoding import EncodedPair, PairEncoder
@@ -64,7 +64,7 @@ def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Pairs]
     config: Any = job.config
     own, encoder = config.section(InstructionSection), build_encoder(config, tokenizer, PairEncoder)
     evaluation = config.evaluation.model_copy(update={"sets": job.sections and list(job.sections)})
-    for each in describe_sets(evaluation, load_dataset_plugin(own.name).describe_instructions(own), own):
+    for each in describe_sets(evaluation, describe_instructions(own), own):
         described = replace(each, label=_OWN) if job.sections is None else each
         whole = own.max_eval_samples if job.sections is None else None  # a named file is scored whole
         limit = described.max_samples or job.max_eval_samples or whole

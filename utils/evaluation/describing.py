@@ -16,7 +16,7 @@ from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import EvaluationSection, SetSection, label_of
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
-from utils.data.dataset import InstructionSet, find_dataset_plugin, load_dataset_plugin
+from utils.data.dataset import InstructionSet, describe_instructions, find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_local, is_row_file
 from utils.metrics.metric import load_metric
 
@@ -102,9 +102,7 @@ def _describe(
     config = _build_config(plugin, section.name, given, own_section if is_own else None)
     moved = bool(given) or section.split is not None
     for label, each in _expand(plugin, section, config):
-        described = (
-            own if is_own and not moved and each is config else load_dataset_plugin(plugin).describe_instructions(each)
-        )
+        described = own if is_own and not moved and each is config else describe_instructions(each)
         metrics = tuple(load_metric(name).name for name in section.metrics) if section.metrics else described.metrics
         spec = dataclasses.replace(described, generation_split=choose_split(section, path, described), metrics=metrics)
         yield DescribedSet(

@@ -13,7 +13,7 @@ from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.core.texts import list_texts
-from utils.data.dataset import Example, InstructionSet, load_dataset_plugin, order_metrics
+from utils.data.dataset import Example, InstructionSet, describe_instructions, order_metrics
 from utils.data.reading import DataProblems
 from utils.data.report import MAX_ROWS, count_unwritable, show_characters
 from utils.evaluation.describing import DescribedSet, ask_otherwise, describe_sets
@@ -134,7 +134,7 @@ def load_evaluation_sets(
 
     if evaluation.prompt_template is not None:
         own_section = ask_otherwise(own_section, evaluation.prompt_template)
-        own = load_dataset_plugin(own_section.name).describe_instructions(own_section)
+        own = describe_instructions(own_section)
     own = resolve_set(own)
     run = _Run(own, encoder, seed, evaluation, answers)
     found, sets = DataProblems(), []

@@ -17,7 +17,7 @@ from utils.core.json_files import find_object
 from utils.core.progress import RowProgress
 from utils.core.terminal import write_data
 from utils.core.texts import RowError
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import describe_classification, describe_instructions
 from utils.data.report import show_characters
 from utils.data.row_files import explain_unreadable, spool
 from utils.generation.server import ServedModel
@@ -149,16 +149,15 @@ class _Session:
     def _build_prompt_builder(self, there: tuple[str, ...]) -> PromptBuilder:
         """Build the prompt builder from the run's dataset and the existing columns."""
         section = self.model.config.dataset if self.model.config is not None else None
-        plugin = load_dataset_plugin(section.name) if section is not None else None
         columns = self.request.text_columns
         if self.model.judges:
-            assert plugin is not None, "of a run"
-            known, roles = plugin.describe_instructions(section), getattr(section, "roles", {})
+            assert section is not None, "of a run"
+            known, roles = describe_instructions(section), getattr(section, "roles", {})
             return build_reward_prompt_builder(known, roles, _reads_conversations(self.model), columns, there)
         if not self.model.generates:
-            described = plugin.describe_classification(section) if plugin is not None else None
+            described = describe_classification(section) if section is not None else None
             return build_text_prompt_builder(described, columns)
-        spec = plugin.describe_instructions(section) if plugin is not None else None
+        spec = describe_instructions(section) if section is not None else None
         return build_chat_prompt_builder(spec, columns, there, _reads_conversations(self.model))
 
     def _load_predictor(self, builder: PromptBuilder) -> Predictor:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from utils.config.document import Document, KeyPath
 from utils.config.section import Section
 from utils.config.sections.dataset import ClassificationSection, InstructionSection
-from utils.data.dataset import as_columns, load_dataset_plugin
+from utils.data.dataset import as_columns, describe_classification, describe_instructions
 from utils.data.formats import ANSWER_COLUMNS
 from utils.run_config.older_table import COLUMN_KEYS, SPLIT_KEYS
 
@@ -41,16 +41,15 @@ class OwnColumns:
         kept = {key: value for key, value in written.items() if key in ("name", "subset", "path")}
         try:
             config: Any = section.model_validate(kept)
-            plugin = load_dataset_plugin(config.name)
         except ValidationError:
             return cls(section, written)
         if not causal and issubclass(section, ClassificationSection) and not issubclass(section, InstructionSection):
-            spec = plugin.describe_classification(config)
+            spec = describe_classification(config)
             tests = (submission.split for submission in spec.submissions)
             splits = frozenset(each for each in (spec.train_split, *spec.eval_splits.values(), *tests) if each)
             return cls(section, written, splits=splits)
         if causal and issubclass(section, InstructionSection) and "text_column" not in section.model_fields:
-            found = plugin.describe_instructions(config)
+            found = describe_instructions(config)
             prompt = frozenset(found.prompt_columns)
             splits = frozenset(each for each in (found.train_split, found.generation_split) if each)
             return cls(section, written, prompt, frozenset(found.columns) - prompt, splits)

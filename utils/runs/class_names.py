@@ -11,7 +11,7 @@ from utils.config.run_config import RunConfig
 from utils.config.sections.model import ModelSection
 from utils.core.errors import UserError
 from utils.core.json_files import read_as
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import describe_classification
 from utils.modeling.head import find_label_file, number_labels, read_label_names
 from utils.modeling.source import read_model_config
 from utils.tasks.task import load_task
@@ -33,7 +33,7 @@ def find_labels(weights: Path, config: RunConfig) -> tuple[str, ...]:
     section: Any = config.dataset
     if load_task(config.task).count_labels(section) == 1:
         return ()
-    spec = load_dataset_plugin(section.name).describe_classification(section)
+    spec = describe_classification(section)
     if spec.label_names:
         return tuple(spec.label_names)
     own = read_model_config(ModelSection(name_or_path=str(weights))) or {}

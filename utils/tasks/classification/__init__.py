@@ -11,7 +11,7 @@ from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
 from utils.config.sections.evaluation import EVALUATE_PREFIX, explain_script
 from utils.core.errors import Problem
-from utils.data.dataset import ClassificationSet, load_dataset_plugin
+from utils.data.dataset import ClassificationSet, describe_classification
 from utils.metrics.metric import Kind, metric_names
 from utils.tasks import task
 
@@ -37,7 +37,7 @@ class Task(task.Task):
         """Return the dataset's first metric."""
         dataset = read["dataset"]
         assert isinstance(dataset, DatasetSection)
-        return next(iter(_describe(dataset).metrics), None)
+        return next(iter(describe_classification(dataset).metrics), None)
 
     @classmethod
     def headline(cls, config: RunConfig) -> str | None:
@@ -48,7 +48,7 @@ class Task(task.Task):
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
         """Check metrics and class weights against the dataset."""
-        described = _describe(config.dataset)
+        described = describe_classification(config.dataset)
         for path, message in (*_check_metrics(config, described), *_check_weights(config, described)):
             yield document.problem(path, message)
 
@@ -77,17 +77,13 @@ class Task(task.Task):
     @classmethod
     def count_labels(cls, dataset: DatasetSection) -> int | None:
         """Count the classes as far as the section alone tells."""
-        described = _describe(dataset)
+        described = describe_classification(dataset)
         return described.num_labels or len(described.label_names or ())
 
     @classmethod
     def count_texts(cls, dataset: DatasetSection) -> int:
         """Count the text columns."""
-        return len(_describe(dataset).text_columns)
-
-
-def _describe(dataset: DatasetSection) -> ClassificationSet:
-    return load_dataset_plugin(dataset.name).describe_classification(dataset)
+        return len(describe_classification(dataset).text_columns)
 
 
 def _check_metrics(config: RunConfig, described: ClassificationSet) -> Iterator[tuple[str, str]]:

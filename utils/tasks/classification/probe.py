@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.evaluation import EVALUATE_PREFIX
 from utils.core.errors import UserError
-from utils.data.dataset import load_dataset_plugin, sample_evenly
+from utils.data.dataset import describe_classification, sample_evenly
 from utils.data.tokenizing import encode_texts
 from utils.generation.batching import Batching
 from utils.generation.classification import input_names
@@ -40,7 +40,7 @@ def open_probe(
 
     `run` is None for a model trained elsewhere; at most `num_eval` rows are scored, 0 for none.
     """
-    spec = load_dataset_plugin(config.dataset.name).describe_classification(config.dataset)
+    spec = describe_classification(config.dataset)
     probes = read_probes(run, spec.text_columns)
     encode = _encoder_of(probes, config.max_length)
     inputs = encode(tokenizer)

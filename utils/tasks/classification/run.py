@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from utils.adapters.adapter_path import find_adapter
 from utils.config.sections.dataset import ClassificationSection
 from utils.data.classification import ClassificationData, fingerprint_set, prepare_classification
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import describe_classification
 from utils.data.labels import order_as_trained
 from utils.metrics.metric import load_metric
 from utils.modeling.head import (
@@ -52,7 +52,7 @@ class ClassificationRun:
             DataError: The rows cannot be used.
         """
         section, model = self._settings.section(ClassificationSection), self._settings.model
-        spec = load_dataset_plugin(section.name).describe_classification(section)
+        spec = describe_classification(section)
         for name in spec.metrics:
             load_metric(name).prepare()
         reorder = self._adapter_class_order() or (lambda names: read_label_order(model, tuple(names)))
@@ -76,7 +76,7 @@ class ClassificationRun:
     def fingerprint_rows(self) -> str:
         """Hash the current rows."""
         section = self._settings.section(ClassificationSection)
-        spec = load_dataset_plugin(section.name).describe_classification(section)
+        spec = describe_classification(section)
         return fingerprint_set(spec, section, self._settings.seed)
 
     def preview(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:

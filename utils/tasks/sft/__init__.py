@@ -13,7 +13,7 @@ from utils.config.sections.generation import GenerationSection
 from utils.config.sections.training import OwnTrainingSection
 from utils.core.errors import Problem
 from utils.core.texts import PromptTemplate
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import describe_instructions
 from utils.evaluation.describing import COMBINED
 from utils.modeling.sizes import has_position_table, length_problem
 from utils.modeling.source import read_model_config
@@ -131,7 +131,7 @@ class Task(task.Task):
     @classmethod
     def describe_rows(cls, config: RunConfig) -> InstructionSet:
         """Return the dataset's own description of its rows."""
-        return load_dataset_plugin(config.dataset.name).describe_instructions(config.dataset)
+        return describe_instructions(config.dataset)
 
     @classmethod
     def count_texts(cls, dataset: DatasetSection) -> int:
@@ -139,7 +139,7 @@ class Task(task.Task):
         template = getattr(dataset, "prompt_template", None)
         if isinstance(template, str) and len(columns := PromptTemplate.parse(template).columns) > 1:
             return len(columns)
-        spec = load_dataset_plugin(dataset.name).describe_instructions(dataset)
+        spec = describe_instructions(dataset)
         return 1 if spec.ask is not None or spec.resolve is not None else max(1, len(spec.prompt_columns))
 
 

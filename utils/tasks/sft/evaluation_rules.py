@@ -14,7 +14,7 @@ from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.model import is_local
 from utils.core import registry
 from utils.core.errors import ConfigError, DataError, Problem
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import describe_instructions
 from utils.evaluation.describing import COMBINED, DescribedSet, ask_otherwise, describe_sets, name_score
 from utils.evaluation.references import check_metrics
 from utils.metrics.metric import load_metric
@@ -194,4 +194,4 @@ def _find_retention_mistakes(config: RunConfig, evaluation: EvaluationSection) -
 
 def _describe_sets(config: RunConfig, evaluation: EvaluationSection) -> list[DescribedSet]:
     section: Any = config.dataset  # CAUSAL_LM: of instructions
-    return describe_sets(evaluation, load_dataset_plugin(section.name).describe_instructions(section), section)
+    return describe_sets(evaluation, describe_instructions(section), section)

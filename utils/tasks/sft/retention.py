@@ -12,7 +12,7 @@ import numpy as np
 from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import SetSection
 from utils.core.errors import LoraNsError
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import describe_instructions
 from utils.data.instruction import resolve_set
 from utils.evaluation.evaluator import evaluate_set
 from utils.evaluation.files import PREDICTIONS, RESULTS, Record, read_object, scan_records
@@ -82,7 +82,7 @@ class Retention:
             run_on_first(lambda: score_held_text(model, tokenizer, Path(file), folder, most))
             return
         section = settings.section(InstructionSection)
-        own = resolve_set(load_dataset_plugin(section.name).describe_instructions(section))
+        own = resolve_set(describe_instructions(section))
         encoder = build_encoder(settings, tokenizer)
         answers = AnswerSettings(settings.generation, find_window(model), own_prompts=True)
         named = evaluation.model_copy(update={"sets": [asked]})
