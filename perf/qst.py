@@ -98,7 +98,7 @@ def _measure_times(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compare(medians: dict[str, float]) -> dict[str, float]:
-    """Give the ratios; five epochs of the cached kind are one that stores and four that do not."""
+    """Return the ratios; five epochs of the cached kind are one that stores and four that do not."""
     ratios = {}
     qst, cached = medians.get("qst_epoch"), medians.get("qst_cached_epoch")
     for kind in ("lora", "lora_checkpointed"):
@@ -224,7 +224,7 @@ def _measure_peak(kind: str) -> float:
 
 
 def _measure_memory(options: argparse.Namespace) -> dict[str, float]:
-    """Give the peak of this process over three steps; that of the backbone alone is loaded and nothing else."""
+    """Return the peak of this process over three steps; that of the backbone alone is loaded and nothing else."""
     import torch
 
     options.steps = 3

@@ -85,7 +85,7 @@ def test_the_pages_hold_commands_and_the_list_no_idle_line() -> None:
 
 
 def _split(words: str) -> tuple[str, list[str]] | None:
-    """Give a command's script and its words, where it is one of ours."""
+    """Return a command's script and its words, where it is one of ours."""
     found = re.search(
         rf"\b({'|'.join(SCRIPTS)})\.py (.*)", re.split(r" [|>] ", words.replace("cat lines.txt | ", ""))[0]
     )

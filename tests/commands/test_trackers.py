@@ -49,7 +49,7 @@ print(json.dumps({"mlflow": found, "trackio": trackio, "tensorboard": tensorboar
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give an interpreter that has them beside what this one has: MLflow wants other versions of some packages."""
+    """Return an interpreter that has them beside what this one has: MLflow wants other versions of some packages."""
     if given := os.environ.get("TRACKERS_PYTHON"):
         return Path(given)
     folder = tmp_path_factory.mktemp("trackers")

@@ -226,7 +226,7 @@ def run_whole(
 
 @pytest.fixture
 def check_outcome() -> Callable[[Path, Outcome], None]:
-    """Give a function that compares what a run has left, bit for bit, with another's; losses alone with `rounding`."""
+    """Return a function that compares two runs bit for bit; with `rounding`, their losses only."""
 
     def check(run: Path, expected: Outcome, rounding: float = 0.0) -> None:
         found = _read_outcome(run)

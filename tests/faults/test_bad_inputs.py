@@ -20,7 +20,7 @@ def workshop(command_runner: Any, tmp_path_factory: pytest.TempPathFactory) -> W
 
 
 def _try(workshop: Workshop, bad: BadInput, outside: Path) -> str | None:
-    """Give what went wrong; `outside` is what no command may touch."""
+    """Return what went wrong; `outside` is what no command may touch."""
     folder = workshop.fresh(bad.stock)
     if bad.prepare is not None:
         bad.prepare(folder)

@@ -29,7 +29,7 @@ def kept(tmp_path_factory) -> Path:
 
 @pytest.fixture(params=["SEQ_CLS", "CAUSAL_LM"])
 def started(request, kept, prepare_run, make_config, make_sft, tiny_base, tmp_path) -> tuple[Any, Path, Path, Path]:
-    """Give a trained and exported run: its configuration, folder, rows and base, all of its own."""
+    """Return a trained and exported run: its configuration, folder, rows and base, all of its own."""
     base, rows = tmp_path / "base", tmp_path / "data" / "train.jsonl"
     keys = {"model": {"name_or_path": str(base), "dtype": "float32"}, "training__max_steps": 1,
             "training__save_strategy": "steps", "training__save_steps": 1, "training__report_to": "none"}  # fmt: skip

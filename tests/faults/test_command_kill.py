@@ -77,7 +77,7 @@ def _list_leftovers(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> dict[str, tuple[dict[str, Any], float]]:
-    """Give a place for what each command makes when it is left alone, and in how many seconds."""
+    """Return a place for what each command makes when it is left alone, and in how many seconds."""
     return {}
 
 

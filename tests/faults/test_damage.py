@@ -36,7 +36,7 @@ def kept(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def trained(kept, prepare_run, make_config) -> tuple[Any, Path]:
-    """Give a run's configuration, and its folder with checkpoints of the steps 3 and 4 of 5."""
+    """Return a run's configuration, and its folder with checkpoints of the steps 3 and 4 of 5."""
     config = make_config(
         "bert", training__save_strategy="steps", training__save_steps=1, training__eval_strategy="no",
         training__report_to="none", training__logging_steps=1, peft={"method": "lora", "lora_dropout": 0.1},

@@ -202,7 +202,7 @@ def liar() -> Iterator[Liar]:
 
 @pytest.fixture
 def ask(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Give a function that has one text answered by the server's listing and answer."""
+    """Return a function that has one text answered by the server's listing and answer."""
     monkeypatch.setattr(connection, "_WAITS", (0.0, 0.0))
     monkeypatch.setattr(connection, "_TIMEOUTS", (1.0, 0.3))
     monkeypatch.setattr(connection, "_LISTING_TIMEOUTS", (1.0, 0.3))

@@ -28,7 +28,7 @@ def kept(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def trained(kept, prepare_run, make_config) -> tuple[Any, Path]:
-    """Give a run's configuration, and its folder with checkpoints of the steps 2 and 4 of 5."""
+    """Return a run's configuration, and its folder with checkpoints of the steps 2 and 4 of 5."""
     config = make_config("bert", **KEYS)
     folder = Path(config.training.output_dir)
     if not (kept / "run").exists():

@@ -22,7 +22,7 @@ BASE: dict[str, Any] = {
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., Path]:
-    """Give a function that writes a run file: `write_run(training={"optim": "sgd"}, seed=3)`; None drops a section."""
+    """Return `write_run(training={"optim": "sgd"}, seed=3)`, which writes a run file; None drops a section."""
 
     def write(name: str = "run", bare: bool = False, **sections: Any) -> Path:
         settings = {} if bare else deepcopy(BASE)
@@ -42,7 +42,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def prepare(load_tokenizer_of: Callable[[str], Any]) -> Callable[..., Any]:
-    """Give a function that prepares rows: `prepare(folder, num_labels=3)`."""
+    """Return a function that prepares rows: `prepare(folder, num_labels=3)`."""
 
     def run(path: Path | str, family: str = "bert", seed: int = 42, **keys: Any) -> Any:
         from utils.data.classification import prepare_classification
@@ -56,7 +56,7 @@ def prepare(load_tokenizer_of: Callable[[str], Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def prepare_glue(load_tokenizer_of: Callable[[str], Any]) -> Callable[..., Any]:
-    """Give a function that prepares a GLUE task from a folder of files."""
+    """Return a function that prepares a GLUE task from a folder of files."""
 
     def run(path: Path | str, subset: str, seed: int = 42, reorder: Any = None, **keys: Any) -> Any:
         from utils.data.classification import prepare_classification
@@ -176,25 +176,25 @@ def build_spaced_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def text_tokenizer() -> Callable[..., Any]:
-    """Give `build_text_tokenizer`."""
+    """Return `build_text_tokenizer`."""
     return build_text_tokenizer
 
 
 @pytest.fixture(scope="session")
 def chat_templates() -> dict[str, str]:
-    """Give the chat templates by name."""
+    """Return the chat templates by name."""
     return TEMPLATES
 
 
 @pytest.fixture(scope="session")
 def spaced_tokenizer() -> Any:
-    """Give a tokenizer that puts a space before every text."""
+    """Return a tokenizer that puts a space before every text."""
     return build_spaced_tokenizer()
 
 
 @pytest.fixture
 def make_encoder(text_tokenizer: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function that builds an encoder over bytes: `make_encoder("chatml", max_length=40)`."""
+    """Return a function that builds an encoder over bytes: `make_encoder("chatml", max_length=40)`."""
 
     def make(template: str | None = None, max_length: int = 400, bos: bool = False, **keys: Any) -> Any:
         from utils.data.encoding import ExampleEncoder
@@ -206,7 +206,7 @@ def make_encoder(text_tokenizer: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def prepare_set(make_encoder: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function that prepares a CAUSAL_LM dataset: `prepare_set("gsm8k", path, template="chatml", seed=1)`."""
+    """Return a function that prepares a CAUSAL_LM dataset: `prepare_set("gsm8k", path, template="chatml", seed=1)`."""
 
     def run(
         room: str, path: Path | str, template: str | None = None, seed: int = 42, encoder: Any = None, **keys: Any
@@ -230,7 +230,7 @@ def prepare_set(make_encoder: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def write_lines(tmp_path: Path) -> Callable[..., Path]:
-    """Give a function that writes rows, or lines as they are, to a file: `write_lines("a.jsonl", rows)`."""
+    """Return a function that writes rows, or lines as they are, to a file: `write_lines("a.jsonl", rows)`."""
 
     def write(name: str, rows: list[Any]) -> Path:
         import json

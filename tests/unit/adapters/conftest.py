@@ -17,13 +17,13 @@ INIT_TEXTS = tuple(
 
 @pytest.fixture
 def quickstart_base() -> str:
-    """Name the embedded base, a small trained language model whose output layer is tied."""
+    """Return the embedded base, a small trained language model whose output layer is tied."""
     return str(Path(__file__).parents[3] / "examples" / "quickstart" / "base")
 
 
 @pytest.fixture
 def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
-    """Give a function that loads a tiny classifier and attaches a method: `attach("bert", "lora", lora_r=4)`."""
+    """Return `attach("bert", "lora", lora_r=4)`, which loads a tiny classifier and attaches an adapter method."""
 
     def run(
         family: str, method: str, model: dict[str, Any] | None = None, num_labels: int | None = 3, **keys: Any
@@ -79,7 +79,7 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
 
 @pytest.fixture
 def train_a_little() -> Callable[..., None]:
-    """Give a function that takes some optimizer steps on random rows."""
+    """Return a function that runs a few optimizer steps on random rows."""
 
     def train(attached: Any, steps: int = 3) -> None:
         import torch
@@ -101,7 +101,7 @@ def train_a_little() -> Callable[..., None]:
 
 @pytest.fixture
 def read_logits() -> Callable[..., Any]:
-    """Give a function that computes logits of a few rows."""
+    """Return a function that computes logits of a few rows."""
 
     def read(model: Any, tokenizer: Any, texts: tuple[str, ...] = ("good w1 w2 w3", "bad film", "a")) -> Any:
         import torch

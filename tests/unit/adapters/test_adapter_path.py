@@ -1,4 +1,4 @@
-"""Training on from an adapter: it begins as that adapter, and what contradicts the adapter is named."""
+"""Continuing from an existing adapter: training starts from it, and settings that contradict it are named."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _randomise(model) -> None:
 
 
 @pytest.mark.parametrize("method", [each for each in METHODS if each not in REFUSED])
-def test_every_method_begins_as_the_adapter(method, attach, read_logits, tmp_path):
+def test_every_method_starts_from_the_adapter(method, attach, read_logits, tmp_path):
     import torch
 
     room = load_adapter(method)
@@ -54,7 +54,7 @@ def test_every_method_begins_as_the_adapter(method, attach, read_logits, tmp_pat
 
 
 @pytest.mark.parametrize("method", REFUSED)
-def test_what_cannot_be_trained_on_says_so(method):
+def test_adapters_that_cannot_be_continued_are_refused(method):
     section = load_adapter(method).Config(method=method, adapter_path="somewhere")
     kind = method.replace("-", "_").upper()
     ((key, message),) = find_adapter_conflicts(section, "SEQ_CLS", {"peft_type": kind, "task_type": "SEQ_CLS"})
@@ -64,7 +64,7 @@ def test_what_cannot_be_trained_on_says_so(method):
 
 @pytest.fixture
 def foreign(make_sft, tmp_path):
-    """Make an adapter with peft alone, on the embedded base; gives its folder and the model."""
+    """Make an adapter with peft alone on the embedded base; return its folder and the model."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -83,7 +83,7 @@ def _start(folder, **keys):
     return {"method": "lora", "adapter_path": str(folder), **keys}
 
 
-def test_a_foreign_adapter_is_taken_as_it_is_and_trained(foreign, make_sft, prepare_run):
+def test_an_adapter_made_by_peft_alone_is_loaded_unchanged_and_trained(foreign, make_sft, prepare_run):
     import torch
 
     from utils.trainer.varlen_attention import plain_attention
@@ -119,7 +119,7 @@ def test_a_contradiction_names_both_values(keys, said, foreign, make_sft):
         make_sft(peft=_start(foreign[0], **keys))
 
 
-def test_other_layers_are_told_by_their_tensors(foreign, make_sft, prepare_run):
+def test_differing_target_layers_are_detected_from_tensors(foreign, make_sft, prepare_run):
     keys = _start(foreign[0], target_modules=["q_proj", "up_proj"])
     with pytest.raises(ModelError, match=r"adapter_path.*lacks 8 tensors such as .*up_proj\.lora_A\.weight"):
         prepare_run(config=make_sft(peft=keys))
@@ -144,7 +144,7 @@ def test_another_base_task_or_field_is_refused(foreign, make_sft, make_config, t
         make_sft(peft=_start(folder))
 
 
-def test_the_template_and_tokens_of_an_adapters_run_are_taken(foreign, make_sft, tmp_path):
+def test_chat_template_and_tokens_of_the_adapters_run_are_used(foreign, make_sft, tmp_path):
     folder, _ = foreign
     run = {"model": {"chat_template": "my.jinja", "extra_special_tokens": ["<|turn|>"], "pad_token": None}}
     run["peft"] = {"target_modules": "all-linear"}
@@ -159,7 +159,7 @@ def test_the_template_and_tokens_of_an_adapters_run_are_taken(foreign, make_sft,
 
 
 @pytest.mark.parametrize("family", ["bert", pytest.param("sft", marks=pytest.mark.slow)])
-def test_a_run_of_ours_goes_on_in_another(family, make_config, make_sft, tmp_path):
+def test_a_run_can_continue_from_another_runs_adapter(family, make_config, make_sft, tmp_path):
     import shutil
 
     import train
@@ -191,7 +191,7 @@ def _read_weights(folder):
 
 
 def test_the_classes_keep_the_adapters_order(attach, make_config, make_set, draw_rows, prepare_run, tmp_path):
-    """Its head comes with it: the same classes in another order would be other classes."""
+    """The head comes with the adapter: the same classes in another order would be mislabelled."""
     from utils.core.errors import DataError
 
     made = attach("bert", "lora", num_labels=2)

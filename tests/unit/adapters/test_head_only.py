@@ -1,4 +1,4 @@
-"""The head-only baseline: the body stays as it was, the whole head is trained, all of it is saved."""
+"""The head-only baseline: the body stays unchanged; the whole head is trained and saved."""
 
 from __future__ import annotations
 

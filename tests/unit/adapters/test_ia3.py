@@ -1,4 +1,4 @@
-"""IA3 on every family: what it rescales, and that saving and merging keep it."""
+"""IA3 on every family: what it rescales, and that saving and merging preserve it."""
 
 from __future__ import annotations
 

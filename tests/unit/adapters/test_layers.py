@@ -1,4 +1,4 @@
-"""layers_to_transform: only these layers are adapted, by every method, and a layer that is not there is named."""
+"""layers_to_transform: every method adapts only these layers, and a missing layer is named."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_only_the_named_layer_is_adapted(attach, method, targets):
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_all_linear_leaves_the_head_whole(attach, family):
+def test_all_linear_does_not_adapt_the_head(attach, family):
     model = attach(family, "lora", target_modules="all-linear", layers_to_transform=0).model
     assert _adapted(model) == ({0}, BODY[family])
     assert not hasattr(model.get_base_model().get_submodule("score" if family == "gpt2" else "classifier"), "lora_A")
@@ -39,14 +39,14 @@ def test_all_linear_leaves_the_head_whole(attach, family):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("layers", [99, [0, 99], [1, 2]])
-def test_a_layer_that_is_not_there_is_named(attach, method, layers):
+def test_a_missing_layer_is_named(attach, method, layers):
     absent = layers if isinstance(layers, int) else layers[-1]
     with pytest.raises(ConfigError) as caught:
         attach("llama", method, target_modules=["q_proj"], layers_to_transform=layers, **METHODS[method])
     assert str(caught.value) == (f"peft.layers_to_transform: no layer {absent}: the model has 2, numbered from 0 to 1")
 
 
-def test_a_layer_without_such_modules_is_said(attach, caplog):
+def test_a_layer_without_target_modules_is_reported(attach, caplog):
     caplog.set_level(logging.WARNING)
     attach("llama", "lora", target_modules=["model.layers.0.self_attn.q_proj"], layers_to_transform=[0, 1])
     assert "peft.layers_to_transform: nothing is adapted in layer 1" in caplog.text

@@ -1,4 +1,4 @@
-"""LoRA on every family: where it goes, what is trained beside it, and that saving keeps all of it."""
+"""LoRA on every family: which modules it adapts, what else is trained, and that saving keeps all of it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_variants_survive_saving(attach, train_a_little, read_logits, tmp_path, 
     assert (reloaded - trained).abs().max() < 1e-6
 
 
-def test_merging_gives_the_same_answers(attach, train_a_little, read_logits, tmp_path):
+def test_merging_gives_the_same_logits(attach, train_a_little, read_logits, tmp_path):
     attached = attach("llama", "lora", use_dora=True)
     train_a_little(attached)
     trained = read_logits(attached.model, attached.tokenizer)
@@ -114,12 +114,12 @@ def test_excluded_modules_are_left_out(attach, excluded):
 
 
 @pytest.mark.parametrize("written", [r".*layer\.\d{1,2}\..*\.(query|value)", "query ,value"])
-def test_a_comma_within_an_expression_parts_no_names(attach, written):
+def test_a_comma_within_an_expression_does_not_split_names(attach, written):
     model = attach("bert", "lora", target_modules=written).model
     assert {name.rsplit(".", 1)[-1] for name in _lora_modules(model)} == {"query", "value"}
 
 
-def test_excluding_keeps_the_head_free_of_lora(attach):
+def test_exclude_modules_keeps_the_head_unadapted(attach):
     model = attach("distilbert", "lora", target_modules="all-linear", exclude_modules=["ffn.lin1"]).model
     names = {name.rsplit(".", 1)[-1] for name in _lora_modules(model)}
     assert names == {"q_lin", "k_lin", "v_lin", "out_lin", "lin2"}
@@ -136,7 +136,7 @@ def test_excluding_keeps_the_head_free_of_lora(attach):
         ({"modules_to_save": ["embeddings"]}, "fits bert.embeddings and bert.embeddings.word_embeddings inside it"),
     ],
 )
-def test_targets_that_fit_nothing_are_one_sentence(attach, keys, message):
+def test_target_modules_that_match_nothing_are_refused_in_one_sentence(attach, keys, message):
     with pytest.raises(ModelError, match=message) as caught:
         attach("bert", "lora", **keys)
     assert "\n" not in str(caught.value)
@@ -151,7 +151,7 @@ def test_targets_that_fit_nothing_are_one_sentence(attach, keys, message):
         ({"rank_pattern": {"layer.7": 2}}, "rank_pattern: the model has no module layer.7"),
     ],
 )
-def test_names_without_effect_are_said(attach, caplog, keys, idle):
+def test_names_without_effect_are_warned_about(attach, caplog, keys, idle):
     attach("bert", "lora", **keys)
     assert idle in caplog.text
 
@@ -161,7 +161,7 @@ def test_names_with_effect_are_not_warned_about(attach, caplog):
     assert "no effect" not in caplog.text
 
 
-def test_a_pooler_that_the_checkpoint_lacks_is_trained(attach, train_a_little, read_logits, tmp_path):
+def test_a_pooler_missing_from_the_checkpoint_is_trained(attach, train_a_little, read_logits, tmp_path):
     """A BERT saved as a language model has no pooler: frozen, it would stay random."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -237,14 +237,14 @@ def test_an_evaluation_does_not_stop_a_quantized_base_from_learning(attach, read
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_adapter_is_drawn_from_the_seed(attach):
+def test_the_adapter_follows_the_seed(attach):
     import torch
 
     one, two = (attach("bert", "lora").model.state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_under_autocast_what_is_trained_is_float32(attach):
+def test_trained_parameters_are_float32_under_autocast(attach):
     import torch
 
     for method in ("lora", "head-only", "none"):
@@ -288,7 +288,7 @@ def test_the_golden_count_of_qwen_1_5b():
 
 
 @pytest.mark.parametrize("method", ["lora", "adalora", "ia3"])
-def test_layers_of_the_head_are_trained_whole_and_not_adapted(attach, method):
+def test_layers_of_the_head_are_fully_trained_and_not_adapted(attach, method):
     more = {"adalora": {"num_training_steps": 10}, "ia3": {"feedforward_modules": ["dense"]}}
     attached = attach("roberta", method, target_modules=["dense"], **more.get(method, {}))
     adapted = [name for name, _ in attached.model.named_modules() if name.endswith(".base_layer")]

@@ -1,4 +1,4 @@
-"""peft's other tuners by their own fields: checked without peft, attached with it, used as trained."""
+"""peft's other tuners by their own fields: checked without peft, attached with it, and used as trained."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_a_head_of_several_layers_survives_merging(attach, train_a_little, read_
 
 
 @pytest.mark.parametrize("method", SMALL)
-def test_the_head_is_trained_whole_and_never_wrapped(attach, method):
-    """DistilBERT's two-layer head would be torn open by all-linear."""
+def test_the_head_is_fully_trained_and_never_wrapped(attach, method):
+    """all-linear would adapt parts of DistilBERT's two-layer head."""
     keys = {} if method == "ln_tuning" else {"target_modules": "all-linear"}
     model = attach("distilbert", method, **{**SMALL[method], **keys}).model
     base = model.get_base_model()
@@ -57,7 +57,7 @@ def test_the_head_is_trained_whole_and_never_wrapped(attach, method):
     assert changed
 
 
-def test_norms_are_trained_and_no_linear_layers(attach):
+def test_only_norms_are_trained(attach):
     with pytest.raises(ModelError, match=r"q_proj is a linear layer, and ln_tuning is for norms; leave it out"):
         attach("llama", "ln_tuning", target_modules=["q_proj"])
     with pytest.raises(ModelError, match=r"q_proj is a linear layer, and shadow is for decoder blocks; leave it out"):
@@ -68,7 +68,7 @@ def test_norms_are_trained_and_no_linear_layers(attach):
     "family", ["llama", "qwen2", "gpt2", "bert", "roberta", "distilbert", "albert", "deberta_v2", "modernbert"]
 )
 def test_all_norms_of_the_body_are_trained(attach, family):
-    """A norm's weight is a vector, and no other module's is."""
+    """A norm's weight is a vector, and no other module's weight is."""
     attached = attach(family, "ln_tuning")
     body = {name: p for name, p in attached.model.named_parameters() if "modules_to_save" not in name}
     trained = {name.split(".ln_tuning_layers")[0] for name, p in body.items() if p.requires_grad}
@@ -127,13 +127,13 @@ def test_oft_takes_one_of_its_two_sizes(make_config):
     assert "use a whole number from 0" in _mistakes(make_config, method="oft", r=-1)
 
 
-def test_names_of_others_are_understood(make_config):
+def test_names_of_other_libraries_are_accepted(make_config):
     assert "did you mean init_r (at the start) and target_r" in _mistakes(make_config, method="adalora", lora_r=8)
     assert "did you mean lora with use_dora: true?" in _mistakes(make_config, method="dora")
     assert "did you mean loraplus_lr_ratio?" in _mistakes(make_config, method="lora", lora_plus=16)
 
 
-def test_a_tuner_that_peft_lacks_is_a_sentence():
+def test_a_tuner_missing_from_peft_is_refused():
     from pydantic import ValidationError
 
     from utils.adapters.peft_tuners import Tuner, build_config
@@ -143,7 +143,7 @@ def test_a_tuner_that_peft_lacks_is_a_sentence():
             build_config(method, Tuner("NowhereConfig", "Nothing.", "nobody"))()
 
 
-def test_sizes_that_do_not_fit_are_a_sentence(attach):
+def test_incompatible_sizes_are_refused(attach):
     with pytest.raises(ModelError, match="peft refuses c3a on this model: The block size should be a factor"):
         attach("bert", "c3a")
 
@@ -157,7 +157,7 @@ def test_a_resolved_file_means_the_same_run(make_config, tmp_path):
     assert load_run_config(file).to_dict() == config.to_dict()
 
 
-def test_what_a_row_needs_refuses_and_cannot_do(make_config, make_sft):
+def test_requirements_and_limits_of_each_tuner(make_config, make_sft):
     assert "peft.use_asa: not here: its importances are not in checkpoints" in _mistakes(
         make_config, method="adamss", use_asa=True
     )
@@ -172,7 +172,7 @@ def test_what_a_row_needs_refuses_and_cannot_do(make_config, make_sft):
         )
 
 
-def test_layers_without_what_a_tuner_trains_are_a_sentence(attach):
+def test_layers_without_trainable_modules_are_refused(attach):
     with pytest.raises(ModelError, match="osf trains nothing in this model"):
         attach("gpt2", "osf")
     attached = attach("llama", "beft")
@@ -180,7 +180,7 @@ def test_layers_without_what_a_tuner_trains_are_a_sentence(attach):
         attached.plugin.merge(attached.model)
 
 
-def test_single_tokens_are_trained_wherever_they_are_written(attach, read_logits, tmp_path):
+def test_single_tokens_are_trained_in_inputs_and_outputs(attach, read_logits, tmp_path):
     base = {"name_or_path": str(BASE)}
     with pytest.raises(ConfigError, match=r"peft\.token_indices: is empty; name ids of tokens to train"):
         attach("llama", "trainable_tokens", base, num_labels=None)

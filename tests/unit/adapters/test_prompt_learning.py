@@ -1,4 +1,4 @@
-"""Virtual tokens before a frozen model: where they start, what padding does to them, what is trained and saved."""
+"""Virtual tokens on a frozen model: their initialisation, the effect of padding, what is trained and saved."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_training_and_reloading_keeps_everything(attach, train_a_little, read_lo
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", DECODERS)
 @pytest.mark.parametrize("method", METHODS)
-def test_padding_changes_no_answer_of_a_decoder(attach, train_a_little, read_logits, tmp_path, method, family, side):
+def test_padding_does_not_change_a_decoders_output(attach, train_a_little, read_logits, tmp_path, method, family, side):
     attached = attach(family, method, num_virtual_tokens=4)
     attached.tokenizer.padding_side = side
     train_a_little(attached)
@@ -60,14 +60,14 @@ def test_the_whole_new_head_is_trained(attach, family):
     assert not others
 
 
-def test_prompts_start_at_words_of_the_vocabulary(attach):
+def test_prompts_are_initialised_from_vocabulary_words(attach):
     model = attach("llama", "prompt-tuning", num_virtual_tokens=5).model
     words = model.get_input_embeddings().weight
     prompts = model.prompt_encoder["default"].embedding.weight
     assert all(any(bool((row == word).all()) for word in words) for row in prompts)
 
 
-def test_prompts_start_at_a_text(attach):
+def test_prompts_are_initialised_from_a_text(attach):
     keys = {"num_virtual_tokens": 5, "prompt_init": "text", "prompt_text": "good film", "base_commit": "0" * 40}
     attached = attach("llama", "prompt-tuning", **keys)
     assert attached.model.active_peft_config.tokenizer_kwargs == {"revision": "0" * 40}, "the base's own state"
@@ -76,7 +76,7 @@ def test_prompts_start_at_a_text(attach):
     assert bool((attached.model.prompt_encoder["default"].embedding.weight == words).all())
 
 
-def test_prompts_of_p_tuning_start_as_large_as_words(attach):
+def test_p_tuning_prompts_start_at_the_scale_of_word_embeddings(attach):
     import torch
 
     for keys in ({}, {"encoder_reparameterization_type": "LSTM", "encoder_num_layers": 1}):
@@ -86,14 +86,14 @@ def test_prompts_of_p_tuning_start_as_large_as_words(attach):
 
 
 @pytest.mark.parametrize("projection", [False, True])
-def test_a_prefix_starts_small(attach, projection):
+def test_a_prefix_starts_near_zero(attach, projection):
     model = attach("llama", "prefix-tuning", prefix_projection=projection, prefix_init_std=0.0).model
     assert model.get_prompt_embedding_to_save("default").abs().max() == 0
     small = attach("llama", "prefix-tuning", prefix_projection=projection).model
     assert 0 < small.get_prompt_embedding_to_save("default").abs().max() < 1
 
 
-def test_a_model_that_takes_no_prefix_is_refused(attach):
+def test_a_model_without_prefix_support_is_refused(attach):
     with pytest.raises(ModelError, match="takes no keys and values from outside; use p-tuning"):
         attach("modernbert", "prefix-tuning")
 
@@ -114,7 +114,7 @@ def test_new_tokens_are_refused(attach, method):
         ("ia3", {"target_modules": ["a"], "feedforward_modules": ["b"]}, "b is not among target_modules"),
     ],
 )
-def test_keys_that_contradict_each_other(method, keys, sentence):
+def test_contradicting_keys_are_refused(method, keys, sentence):
     from utils.adapters.adapter import load_adapter
 
     [found] = load_adapter(method).Config(**keys).find_conflicts().values()

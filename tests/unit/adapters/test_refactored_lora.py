@@ -1,4 +1,4 @@
-"""The example extension: the product stays, factors are balanced, plain peft loads it, a resumed run is exact."""
+"""The example extension: the product is kept, factors are balanced, plain peft loads it, a resumed run is exact."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def method() -> Any:
     return registry.load("adapters", "refactored_lora")
 
 
-def test_the_product_stays_and_the_factors_are_balanced(method: Any) -> None:
+def test_the_product_is_kept_and_the_factors_are_balanced(method: Any) -> None:
     torch.manual_seed(0)
     a, b = torch.randn(4, 20) * 5, torch.randn(30, 4) * 0.01
     product = b.double() @ a.double()

@@ -1,4 +1,4 @@
-"""A saved adapter's files are whole, and every tensor of them finds its place."""
+"""A saved adapter's files are complete, and each of their tensors matches a parameter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _raise(error):
         raise error
 
 
-def test_damages_are_sentences():
+def test_damaged_files_are_reported_in_one_sentence():
     with pytest.raises(
         ModelError, match=r"outputs/mine: cannot be used on the base \(JSONDecodeError: .*copy the folder again"
     ):
@@ -37,8 +37,8 @@ def test_damages_are_sentences():
 
 
 @pytest.mark.parametrize("raised", ["DataError('ours')", "KeyError('a')", "KeyboardInterrupt()"])
-def test_what_a_line_of_ours_raises_passes(raised):
-    """Our own mistakes keep their traceback; of a library's line the same error is damage."""
+def test_our_own_errors_keep_their_traceback(raised):
+    """The same error raised by a library's code means damage."""
     from utils import adapters
 
     line, names = f"raise {raised}", {"DataError": DataError}
@@ -62,7 +62,7 @@ def test_an_adapter_needs_its_weights(tmp_path):
 
 @pytest.mark.parametrize("file", ["adapter_config.json", "config.json", "tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("held", ["null", "[1, 2]", "{}"])
-def test_files_hold_what_they_should(tmp_path, file, held):
+def test_files_hold_the_expected_tensors(tmp_path, file, held):
     (tmp_path / file).write_text(held)
     if held == "{}" and "config.json" in file and file != "adapter_config.json":
         require_adapter_file(tmp_path, "mine", "lora")
@@ -73,7 +73,7 @@ def test_files_hold_what_they_should(tmp_path, file, held):
         require_adapter_file(tmp_path, "mine", "lora")
 
 
-def test_an_empty_tensor_is_no_export(tmp_path):
+def test_an_empty_tensor_is_refused(tmp_path):
     import torch
     from safetensors.torch import save_file
 
@@ -127,7 +127,7 @@ def test_values_that_are_not_finite_are_rejected(attach, tmp_path):
         _load(attached, tmp_path)
 
 
-def test_a_pickled_file_too(attach, tmp_path):
+def test_a_pickled_file_is_checked_too(attach, tmp_path):
     import torch
     from safetensors.torch import load_file
 

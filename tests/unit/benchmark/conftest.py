@@ -19,7 +19,7 @@ SMALL = f"""run:
 
 @pytest.fixture
 def write_suite(tmp_path: Path) -> Callable[..., Path]:
-    """Give a function that writes a suite over the quickstart's run; its results go to `out` beside it."""
+    """Return a function that writes a suite over the quickstart's run; its results go to `out` beside it."""
 
     def write(text: str, head: str = SMALL, base: Any = ROOT / "configs" / "quickstart.yaml") -> Path:
         path = tmp_path / "s.yaml"
@@ -32,7 +32,7 @@ def write_suite(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def plan_of(write_suite: Callable[..., Path]) -> Callable[..., Any]:
-    """Give a function that writes a suite and plans it; further words are the command line's choices."""
+    """Return a function that writes a suite and plans it; further words are the command line's choices."""
     from utils.benchmark.plan import Choices
     from utils.benchmark.search import plan_suite
     from utils.benchmark.suite_reader import read_suite

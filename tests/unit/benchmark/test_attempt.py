@@ -25,7 +25,7 @@ def run(plan_of: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def attempt_of(run: Any) -> Callable[..., Attempt]:
-    """Give a function that makes an attempt of any Python code."""
+    """Return a function that makes an attempt of any Python code."""
 
     def make(code: str, timeout_s: float | None = None) -> Attempt:
         lock = take_lock(lock_of_run(run.folder))

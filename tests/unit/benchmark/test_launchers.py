@@ -58,13 +58,13 @@ OWN = {"slurm": "  partition: gpu\n  lines: [--constraint=a100]\n", "pbs": "  qu
 
 @pytest.fixture
 def planned(plan_of: Callable[..., Any]) -> Callable[[str], Any]:
-    """Give a function that plans a suite for a scheduler."""
+    """Return a function that plans a suite for a scheduler."""
     return lambda name: plan_of(TASKS + ASKED.replace("NAME", name) + OWN[name])
 
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Give a function that puts programs on the PATH in place of a scheduler's, by what they print."""
+    """Return a function that puts programs on the PATH in place of a scheduler's, by what they print."""
 
     def put(**printed: str) -> None:
         folder = tmp_path / "programs"

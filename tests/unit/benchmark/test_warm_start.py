@@ -52,7 +52,7 @@ def warm(environment: dict[str, str]) -> Iterator[WarmProcess]:
 
 @pytest.fixture
 def fork(warm: WarmProcess, environment: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """Give a function that runs a script in a copy, and gives its exit code and its log."""
+    """Return a function that runs a script in a copy, and gives its exit code and its log."""
 
     def run(code: str, *words: str) -> tuple[int, str]:
         (tmp_path / "script.py").write_text(code)

@@ -39,7 +39,7 @@ def chat(*texts: str, system: str | None = None, **keys) -> Example:
 
 
 def runs(encoder, encoded) -> list[str]:
-    """Give the trained texts, one per run of trained tokens."""
+    """Return the trained texts, one per run of trained tokens."""
     found: list[list[int]] = [[]]
     for label in encoded.labels:
         if label == MASKED:

@@ -18,7 +18,7 @@ ROWS = b'{"text": "good", "label": 1}\n'
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """Give the address of rows on this machine, and the requests for them."""
+    """Yield the address of rows on this machine, and the requests for them."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

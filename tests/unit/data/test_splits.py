@@ -22,7 +22,7 @@ def family(number: int, size: int) -> list[dict[str, str]]:
 
 @pytest.fixture
 def load(write_lines):
-    """Give a function that writes MetaMathQA's rows and splits them."""
+    """Return a function that writes MetaMathQA's rows and splits them."""
 
     numbers = count()
 
@@ -38,7 +38,7 @@ def queries(split, positions):
 
 
 def originals(splits):
-    """Give the original questions of both sides."""
+    """Return the original questions of both sides."""
     sides = (splits.train_positions, splits.validation_positions)
     return [{splits.train.rows[position]["original_question"] for position in side} for side in sides]
 

@@ -26,7 +26,7 @@ def _hear_sentences(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.fixture
 def train_config() -> Callable[[Any], Path]:
-    """Give a function that trains a configuration in this process and names the run's folder."""
+    """Return a function that trains a configuration in this process and names the run's folder."""
 
     def train(config: Any) -> Path:
         script = importlib.import_module("train")
@@ -51,19 +51,19 @@ def sft_run(make_sft: Callable[..., Any], train_config: Callable[[Any], Path]) -
 
 @pytest.fixture
 def arithmetic() -> Path:
-    """Name the folder of the embedded word problems."""
+    """Return the folder of the embedded word problems."""
     return QUICKSTART / "arithmetic"
 
 
 @pytest.fixture
 def base() -> Path:
-    """Name the folder of the embedded base model."""
+    """Return the folder of the embedded base model."""
     return QUICKSTART / "base"
 
 
 @pytest.fixture
 def score() -> Callable[..., dict[str, Any]]:
-    """Give a function that evaluates as the command does: entries by label."""
+    """Return a function that evaluates as the command does: entries by label."""
 
     def run(
         open_subject: Callable[..., Any], name: object, *overrides: str, sets: Sequence[str] = (), **rest: Any
@@ -78,7 +78,7 @@ def score() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def fingerprint() -> Callable[[Path], dict[str, str]]:
-    """Give a function that hashes what a run recorded of itself: its own files, its weights, not its evaluations."""
+    """Return a function that hashes what a run recorded of itself: its own files, its weights, not its evaluations."""
 
     def read(run: Path) -> dict[str, str]:
         files = [

@@ -92,7 +92,7 @@ def test_other_rows(trained, score, make_set, draw_rows, tmp_path, caplog):
 
 @pytest.fixture
 def classifier(tiny_base, tmp_path):
-    """Give a function that saves a classifier whose ids have these names."""
+    """Return a function that saves a classifier whose ids have these names."""
 
     def make(*names):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples" / "quickstart"
 
 @pytest.fixture(scope="session")
 def quickstart_model() -> tuple[Any, Any]:
-    """Give the base model of 0.79 M parameters and its tokenizer."""
+    """Return the base model of 0.79 M parameters and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     return AutoModelForCausalLM.from_pretrained(EXAMPLES / "base"), AutoTokenizer.from_pretrained(EXAMPLES / "base")
@@ -21,13 +21,13 @@ def quickstart_model() -> tuple[Any, Any]:
 
 @pytest.fixture
 def arithmetic() -> Path:
-    """Name the folder of the embedded word problems."""
+    """Return the folder of the embedded word problems."""
     return EXAMPLES / "arithmetic"
 
 
 @pytest.fixture
 def describe() -> Callable[..., tuple[Any, Any]]:
-    """Give a function that describes a dataset's set: `describe("gsm8k", path=...)` to (set, section)."""
+    """Return a function that describes a dataset's set: `describe("gsm8k", path=...)` to (set, section)."""
 
     def make(name: str, **settings: Any) -> tuple[Any, Any]:
         from utils.data.dataset import load_dataset_plugin
@@ -43,7 +43,7 @@ def describe() -> Callable[..., tuple[Any, Any]]:
 
 @pytest.fixture
 def encoder(quickstart_model: tuple[Any, Any]) -> Any:
-    """Give the encoder of the base model."""
+    """Return the encoder of the base model."""
     from utils.data.encoding import ExampleEncoder
 
     return ExampleEncoder(quickstart_model[1], 256)

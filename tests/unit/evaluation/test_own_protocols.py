@@ -38,7 +38,7 @@ def longbench(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def load(encoder: Any, describe: Callable[..., Any], arithmetic: Path) -> Callable[..., dict[str, EvaluationSet]]:
-    """Give a function that loads sets for a run on word problems, by label."""
+    """Return a function that loads sets for a run on word problems, by label."""
 
     def load(*sets: Any, window: int | None = None, temperature: float = 0.0, **more: Any) -> dict[str, EvaluationSet]:
         evaluation = EvaluationSection.model_validate({"sets": list(sets), **more})

@@ -9,7 +9,7 @@ from utils.generation.classification import Classified, TextClassifier
 
 @pytest.fixture
 def build(prepare_run):
-    """Give a function that builds a classifier on a tiny untrained model, and the run it comes from."""
+    """Return a function that builds a classifier on a tiny untrained model, and the run it comes from."""
 
     def run(family: str, names: tuple[str, ...] = ("no", "yes"), **keys):
         prepared = prepare_run(family)

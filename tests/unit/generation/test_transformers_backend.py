@@ -33,7 +33,7 @@ def quickstart() -> tuple[Any, Any]:
 
 @pytest.fixture
 def build_model(load_tokenizer_of: Callable[[str], Any]) -> Callable[..., tuple[Any, Any]]:
-    """Give a function that builds a random model, with LoRA of large random weights if asked, and its tokenizer."""
+    """Return a function that builds a random model, with LoRA of large random weights if asked, and its tokenizer."""
 
     def build(family: str, adapter: Any = None, dropout: float = 0.0, positions: int = 64) -> tuple[Any, Any]:
         import transformers as hf

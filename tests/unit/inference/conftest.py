@@ -14,7 +14,7 @@ QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
 
 @pytest.fixture
 def make_run(prepare_run: Callable[..., Any]) -> Callable[..., Path]:
-    """Give a function that makes the folder of a run; its arguments are those of `prepare_run`."""
+    """Return a function that makes the folder of a run; its arguments are those of `prepare_run`."""
 
     def make(*arguments: Any, **overrides: Any) -> Path:
         import torch
@@ -50,7 +50,7 @@ def sums_run(make_run: Callable[..., Path], make_sft: Callable[..., Any]) -> Pat
 
 @pytest.fixture
 def ask() -> Callable[..., dict[str, Any]]:
-    """Give a function that does what the command does in this process: `ask("--run", run, ...)`."""
+    """Return a function that does what the command does in this process: `ask("--run", run, ...)`."""
 
     def run(*words: object) -> dict[str, Any]:
         import importlib
@@ -63,13 +63,13 @@ def ask() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def read() -> Callable[[Path], list[dict[str, Any]]]:
-    """Give a function that reads JSON lines."""
+    """Return a function that reads JSON lines."""
     return lambda file: [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Give a function that writes a file of text, bytes or rows."""
+    """Return a function that writes a file of text, bytes or rows."""
 
     def make(name: str, content: Any) -> Path:
         file = tmp_path / name
@@ -83,12 +83,12 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def base() -> Path:
-    """Name the folder of the embedded base model."""
+    """Return the folder of the embedded base model."""
     return QUICKSTART / "base"
 
 
 @pytest.fixture
 def sums() -> list[dict[str, str]]:
-    """Give the first embedded word problems."""
+    """Return the first embedded word problems."""
     lines = (QUICKSTART / "arithmetic" / "test.jsonl").read_text("utf-8").splitlines()[:23]
     return [json.loads(line) for line in lines]

@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def train_run(prepare_run):
-    """Give a function that trains what a configuration describes and saves it as train.py does."""
+    """Return a function that trains what a configuration describes and saves it as train.py does."""
 
     def train(config: Any) -> SimpleNamespace:
         from utils.runs import export

@@ -61,7 +61,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Any:
-    """Give a function that saves a small random model of a family, and gives it with its folder."""
+    """Return a function that saves a small random model of a family, and gives it with its folder."""
     import torch
     import transformers
 

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 
 def ask_lm_eval(rows: list[Row]) -> list[dict[str, float]]:
-    """Give what the real package scores each answer."""
+    """Return what the real package scores each answer."""
     if PYTHON is None:
         pytest.skip("lm-evaluation-harness is not installed, and LORA_NS_LM_EVAL names no python that has it")
     asked = "".join(json.dumps({key: row[key] for key in ("task", "doc", "answer")}) + "\n" for row in rows)
@@ -45,7 +45,7 @@ def ask_lm_eval(rows: list[Row]) -> list[dict[str, float]]:
 
 
 def count(name: str, rows: list[Row], ours: str, scores: list[dict[str, float]], theirs: str) -> list[Row]:
-    """Give the rows whose score differs, and print the line of the table."""
+    """Return the rows whose score differs, and print the line of the table."""
     metric = load_metric(ours)
     assert metric.score_rows is not None
     found = metric.score_rows([row["ours"] for row in rows], [row["reference"] for row in rows])
@@ -64,7 +64,7 @@ def read(*parts: str) -> list[Row]:
 
 
 def vary(answer: str, other: str) -> Iterator[str]:
-    """Give a worked answer, another row's, and the ways in which models write their last line."""
+    """Yield a worked answer, another row's, and the ways in which models write their last line."""
     number = answer.rpartition("#### ")[2]
     yield from (answer, other, answer.replace("#### ", ""), answer.replace("####", "The answer is"))
     yield from (f"{answer}.", f"#### ${number}", f"It costs ${number}.", f"#### {number}.00 in all\n#### 7")
@@ -110,7 +110,7 @@ def test_hendrycks_math() -> None:
 
 
 def run_python(code: str) -> Any:
-    """Give what a program of the environment that has the package prints last, as JSON."""
+    """Return what a program of the environment that has the package prints last, as JSON."""
     if PYTHON is None:
         pytest.skip("lm-evaluation-harness is not installed, and LORA_NS_LM_EVAL names no python that has it")
     done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)

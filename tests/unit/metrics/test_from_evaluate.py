@@ -35,7 +35,7 @@ class Mine(evaluate.Metric):
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Give names of metrics by what they take and give."""
+    """Return names of metrics by what they take and give."""
     folder, found = tmp_path_factory.mktemp("scripts"), {}
     answers = {"one": '{"one": same}', "two": '{"same": same, "rows": len(references), "of": "all"}', "bad": "1 / 0"}
     for name, answer in answers.items():

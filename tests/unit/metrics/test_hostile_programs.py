@@ -103,7 +103,7 @@ def missing() -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
-    """Give a folder with a file and a socket that programs must not reach, and a port where a server listens."""
+    """Yield a folder with a file and a socket that programs must not reach, and a port where a server listens."""
     monkeypatch.setattr(pass_at_k._Consent, "given", True)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("mine")

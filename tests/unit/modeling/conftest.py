@@ -87,19 +87,19 @@ def _one_thread():
 
 @pytest.fixture
 def tokenizer_of() -> Callable[..., object]:
-    """Give `build_tokenizer`."""
+    """Return `build_tokenizer`."""
     return build_tokenizer
 
 
 @pytest.fixture
 def config_of() -> Callable[..., object]:
-    """Give `build_config`."""
+    """Return `build_config`."""
     return build_config
 
 
 @pytest.fixture
 def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """Give a function that saves a random base model of a kind with a tokenizer and returns its folder."""
+    """Return a function that saves a random base model of a kind with a tokenizer and returns its folder."""
 
     def make(kind: str, seed: int = 0, tokenizer=None, **values) -> Path:
         import torch
@@ -124,7 +124,7 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def load(make_checkpoint):
-    """Give a function that makes a checkpoint (or takes a folder) and loads model and tokenizer."""
+    """Return a function that makes a checkpoint (or takes a folder) and loads model and tokenizer."""
     from utils.config.sections.model import ModelSection
     from utils.modeling.base_model import load_base_model
     from utils.modeling.head import HeadSpec

@@ -165,7 +165,7 @@ def test_what_the_hub_refuses(monkeypatch, status, code, says):
 
 @pytest.fixture
 def broken(make_checkpoint, tmp_path):
-    """Give a function that loads a good tokenizer with a folder changed by the test."""
+    """Return a function that loads a good tokenizer with a folder changed by the test."""
 
     def load(change):
         folder = make_checkpoint("llama")

@@ -23,7 +23,7 @@ GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size":
 
 @pytest.fixture
 def make_quantized(make_checkpoint, tmp_path):
-    """Give a function that stores a checkpoint quantized, as plain transformers does, and returns its folder."""
+    """Return a function that stores a checkpoint quantized, as plain transformers does, and returns its folder."""
 
     def make(kind, stored):
         from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig

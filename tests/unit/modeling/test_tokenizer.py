@@ -19,7 +19,7 @@ REAL_TOKENIZERS = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / 
 
 @pytest.fixture
 def load_made(tokenizer_of, make_checkpoint):
-    """Give a function that loads a tokenizer made of these special tokens."""
+    """Return a function that loads a tokenizer made of these special tokens."""
 
     def load(special=("<unk>", "<s>", "</s>"), values=None, **roles):
         made = tokenizer_of(special, **roles)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def real_step(config, tokens: int) -> tuple[int, int]:
-    """Give the most bytes that a real step of the embedded base holds, and its weights' bytes."""
+    """Return the most bytes that a real step of the embedded base holds, and its weights' bytes."""
     from transformers import AutoModelForCausalLM
 
     from utils.adapters.adapter import AttachContext, load_adapter

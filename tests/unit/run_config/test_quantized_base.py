@@ -18,7 +18,7 @@ FORMATS = {
 
 @pytest.fixture
 def inspect(tmp_path, make_set, draw_rows, monkeypatch):
-    """Give a function that inspects a run on a checkpoint of a format, and returns what was found by key."""
+    """Return a function that inspects a run on a checkpoint of a format, and returns what was found by key."""
     monkeypatch.setattr("utils.modeling.quantization._NEEDS", {})  # as if every package were installed
 
     def run(stored, **peft):

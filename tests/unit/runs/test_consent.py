@@ -34,7 +34,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(kept: Path, prepare_run: Callable[..., Any], tmp_path: Path) -> Path:
-    """Give the folder of a classifier's run, as train.py leaves it."""
+    """Return the folder of a classifier's run, as train.py leaves it."""
     if not (kept / "run").exists():
         prepared = prepare_run("llama")
         folder = kept / "run"
@@ -50,7 +50,7 @@ def run(kept: Path, prepare_run: Callable[..., Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    """Name the file that code of the folder makes when it runs."""
+    """Return the file that code of the folder makes when it runs."""
     return tmp_path / "it_ran"
 
 

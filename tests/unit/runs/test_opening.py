@@ -29,7 +29,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def load(tmp_path: Path, out: Path) -> Load:
-    """Give a function that reads a run's configuration with overrides."""
+    """Return a function that reads a run's configuration with overrides."""
     file = tmp_path / "run.yaml"
     file.write_text(
         "task_type: SEQ_CLS\nmodel: {name_or_path: bert-base-uncased}\npeft: {method: lora}\n"

@@ -18,7 +18,7 @@ TEMPLATE = (
 
 @pytest.fixture
 def open_rows(make_sft, tmp_path):
-    """Give a function that opens the probe of a run with these rows, on a tokenizer with a template of its own."""
+    """Return a function that opens the probe of a run with these rows, on a tokenizer with a template of its own."""
 
     def open_them(*rows):
         from transformers import AutoTokenizer

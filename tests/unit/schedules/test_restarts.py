@@ -13,7 +13,7 @@ from utils.schedules.restarts import Config
 
 
 def _rates(steps: int, warmup: int, **keys: Any) -> list[float]:
-    """Give the rate of each optimizer step; 1 is the run's."""
+    """Return the rate of each optimizer step; 1 is the run's."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     args: Any = SimpleNamespace(get_warmup_steps=lambda total: warmup)
     schedule = restarts.build_schedule(optimizer, steps, args, Config(**keys))

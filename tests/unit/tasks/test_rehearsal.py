@@ -18,7 +18,7 @@ from utils.tasks.rehearsal import rehearse
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[..., RunConfig]:
-    """Give a function that reads a run with these keys under training:."""
+    """Return a function that reads a run with these keys under training:."""
 
     def build(**training: Any) -> RunConfig:
         sections = {

@@ -20,7 +20,7 @@ def _penalty_by_hand(model, weight):
 
 
 def _losses(prepared, is_causal):
-    """Give the training loss and the evaluation loss of one batch."""
+    """Return the training loss and the evaluation loss of one batch."""
     trainer = prepared.trainer
     batch = next(iter(trainer.get_train_dataloader()))
     found = []

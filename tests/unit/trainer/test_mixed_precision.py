@@ -32,7 +32,7 @@ def untied(tmp_path_factory, tiny_base):
 
 @pytest.fixture
 def train(prepare_run, make_sft, make_set, tiny_base, untied):
-    """Give a function that trains two steps; gives the trainer and the losses."""
+    """Return a function that trains two steps; gives the trainer and the losses."""
 
     def run(family, peft, **overrides):
         rows = [{"prompt": f"w{n} good", "completion": f" w{n + 1} film w{n % 5}"} for n in range(8)]

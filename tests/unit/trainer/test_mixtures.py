@@ -27,7 +27,7 @@ def base(tmp_path, tiny_base):
 
 @pytest.fixture
 def make(base, make_sft, make_set):
-    """Give a function that makes a run on the mixture."""
+    """Return a function that makes a run on the mixture."""
 
     def run(peft, **overrides):
         rows = [{"prompt": f"a{n}", "completion": f" b{n}"} for n in range(8)]

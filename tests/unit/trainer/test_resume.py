@@ -26,7 +26,7 @@ HALF_WAY = {**BASE, "training__num_train_epochs": 2, "training__save_strategy": 
 
 
 def compute_rates(build: Any, steps: int, base: float = RATE) -> list[float]:
-    """Give the rates of so many steps by one of torch's own schedules, which knows nothing of transformers."""
+    """Return the rates of so many steps by one of torch's own schedules, which knows nothing of transformers."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
     schedule, rates = build(optimizer, steps), []
     for _ in range(steps):

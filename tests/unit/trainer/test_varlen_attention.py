@@ -36,7 +36,7 @@ def _documents(lengths=(3, 17, 8, 9, 1, 2)):
 
 
 def _losses(model, flattened):
-    """Give the summed loss and the gradients of one batch of documents."""
+    """Return the summed loss and the gradients of one batch of documents."""
     collate = FlatCollator(pad_token_id=0, padding_free=flattened)
     output = model(**collate(_documents()), trained_positions=True)
     output.loss.backward()

@@ -1,4 +1,4 @@
-"""The fused LoRA layer: peft's own numbers, and peft's own layer wherever more than the plain product is asked for."""
+"""The fused LoRA layer: equal to peft's layer, which takes over wherever more than the plain product is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.adapters.lora.fused_layer import FusedLinear, fuse_lora_layers
 
 
 class Body(nn.Module):
-    """Two layers, the first with a bias."""
+    """Two linear layers, the first with a bias."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Body(nn.Module):
 
 
 def adapt(dtype=torch.float64, **settings):
-    """Give an adapted body and its fused copy, with a B that is not zero."""
+    """Return an adapted body and its fused copy, with a non-zero B."""
     torch.manual_seed(0)
     config = LoraConfig(r=3, lora_alpha=6, target_modules=["first", "second"], init_lora_weights=False, **settings)
     plain = get_peft_model(Body().to(dtype), config)
@@ -34,14 +34,14 @@ def adapt(dtype=torch.float64, **settings):
 
 
 def train_once(model, x):
-    """Give the output, and the gradients of the rows and of what is trained."""
+    """Return the output and the gradients of the inputs and of the trained parameters."""
     rows = x.clone().requires_grad_()
     result = model(rows)
     result.float().pow(2).sum().backward()
     return result, [rows.grad, *(each.grad for each in model.parameters() if each.requires_grad)]
 
 
-def test_outputs_and_gradients_are_those_of_peft():
+def test_outputs_and_gradients_equal_pefts():
     plain, fused = adapt()
     rows = torch.randn(2, 5, 6, dtype=torch.float64)
     (expected, wanted), (result, grads) = train_once(plain, rows), train_once(fused, rows)
@@ -51,7 +51,7 @@ def test_outputs_and_gradients_are_those_of_peft():
         torch.testing.assert_close(grad, want, rtol=1e-12, atol=1e-12)
 
 
-def test_half_precision_is_that_of_autocast():
+def test_half_precision_equals_autocast():
     plain, fused = adapt(torch.float32)
     rows = torch.randn(2, 5, 6)
     with torch.autocast("cpu", torch.bfloat16):
@@ -67,7 +67,7 @@ CASES = ["dropout", "evaluated", "disabled", "merged", "trained base", "two prec
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_not_plain_is_left_to_peft(case, monkeypatch):
+def test_unsupported_calls_fall_back_to_peft(case, monkeypatch):
     plain, fused = adapt(torch.float32, lora_dropout=0.5 if case == "dropout" else 0.0)
     monkeypatch.setattr("utils.adapters.lora.fused_layer._LoraProduct.apply", None)  # to be called would be an error
     for model in (plain, fused):
@@ -93,12 +93,12 @@ def test_what_is_not_plain_is_left_to_peft(case, monkeypatch):
     assert torch.equal(fused(rows), expected)
 
 
-def test_layers_that_compute_otherwise_are_not_fused():
+def test_unsupported_layers_are_not_fused():
     config = LoraConfig(r=2, target_modules=["first"], use_dora=True)
     assert fuse_lora_layers(get_peft_model(Body(), config)) == 0
 
 
-def test_a_fused_adapter_is_merged_as_any_other():
+def test_a_fused_adapter_merges_like_any_other():
     plain, fused = adapt()
     rows = torch.randn(3, 6, dtype=torch.float64)
     expected = plain(rows)

@@ -1,4 +1,4 @@
-"""What eva, corda and lora_ga find is kept on disk: the same start, bit for bit, without the pass."""
+"""The results of eva, corda and lora_ga are cached on disk: the same initialisation, bit for bit, without the pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def read_start(attached):
-    """Give all weights, the base's too, and the next random number."""
+    """Return all weights, including the base's, and the next random number."""
     return {**attached.model.state_dict(), "random": torch.rand(3)}
 
 
@@ -26,7 +26,7 @@ def is_same(one, other):
 
 
 @pytest.mark.parametrize("init", ["eva", "corda", "lora_ga"])
-def test_the_start_is_the_same_with_and_without_the_cache(attach, cache, caplog, init):
+def test_cached_initialisation_equals_computed_initialisation(attach, cache, caplog, init):
     caplog.set_level(logging.INFO)
     keys = {**SMALL, "init_lora_weights": init}
     without = read_start(attach("llama", "lora", **keys))
@@ -42,7 +42,7 @@ def test_the_start_is_the_same_with_and_without_the_cache(attach, cache, caplog,
     assert [*cache.iterdir()] == [file]
 
 
-def test_other_rows_settings_and_layers_are_other_questions(attach, cache):
+def test_other_rows_settings_or_layers_miss_the_cache(attach, cache):
     keys = {**SMALL, "init_lora_weights": "eva", "init_cache": True}
     for changed in ({}, {"init_rows": 12}, {"lora_r": 2}, {"eva_rho": 1.0}, {"target_modules": ["q_proj"]}):
         attach("llama", "lora", **{**keys, **changed})
@@ -53,7 +53,7 @@ def test_other_rows_settings_and_layers_are_other_questions(attach, cache):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
-def test_a_damaged_file_is_computed_anew(attach, cache, caplog, damage):
+def test_a_damaged_cache_file_is_recomputed(attach, cache, caplog, damage):
     keys = {**SMALL, "init_lora_weights": "lora_ga", "init_cache": True}
     without = read_start(attach("llama", "lora", **keys))
     [file] = cache.iterdir()
@@ -65,7 +65,7 @@ def test_a_damaged_file_is_computed_anew(attach, cache, caplog, damage):
     assert not caplog.text
 
 
-def test_a_folder_that_cannot_be_written_costs_no_run(attach, cache, caplog):
+def test_an_unwritable_cache_folder_does_not_stop_the_run(attach, cache, caplog):
     cache.parent.mkdir()
     cache.write_text("a file")
     attach("llama", "lora", **SMALL, init_lora_weights="lora_ga", init_cache=True)

@@ -1,4 +1,4 @@
-"""Every initialisation on tiny models: it starts as it says, learns, and is saved for an untouched base."""
+"""Every LoRA initialisation on tiny models: its start, that it learns, and that it loads onto an unmodified base."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _config_of(folder):
 
 @pytest.mark.parametrize("init", ON_PLAIN_BASES)
 @pytest.mark.parametrize("family", ["llama", "bert"])
-def test_it_starts_as_the_base_learns_and_fits_an_untouched_base(
+def test_each_init_starts_as_the_base_learns_and_loads_onto_an_unmodified_base(
     attach, train_a_little, read_logits, tmp_path, family, init
 ):
     keys = {**SMALL, "target_modules": None} if family == "bert" or init == "eva" else SMALL
@@ -48,7 +48,7 @@ def test_it_starts_as_the_base_learns_and_fits_an_untouched_base(
 
 @pytest.mark.parametrize("family", ["qwen2", "roberta", "distilbert", "albert", "deberta_v2", "modernbert"])
 @pytest.mark.parametrize("init", ["pissa", "lora_ga"])
-def test_other_families(attach, train_a_little, read_logits, tmp_path, family, init):
+def test_init_on_other_model_families(attach, train_a_little, read_logits, tmp_path, family, init):
     keys = {**SMALL, "target_modules": None}
     attached = attach(family, "lora", init_lora_weights=init, **keys)
     train_a_little(attached, steps=2)
@@ -58,7 +58,7 @@ def test_other_families(attach, train_a_little, read_logits, tmp_path, family, i
     assert (read_logits(reloaded, attached.tokenizer) - trained).abs().max() < 1e-4
 
 
-def test_eva_takes_a_pooler_that_sees_enough_rows(attach):
+def test_eva_initialises_a_pooler_given_enough_rows(attach):
     keys = {**SMALL, "target_modules": "all-linear", "init_lora_weights": "eva"}
     model = attach("bert", "lora", **keys).model
     assert any("pooler" in name for name, module in model.named_modules() if hasattr(module, "lora_A"))
@@ -89,7 +89,9 @@ def test_transposed_weights(attach, train_a_little, read_logits, tmp_path, init)
     ],
     ids=lambda keys: next(iter(keys)),
 )
-def test_variants_of_what_rewrites_the_base_are_exact(attach, train_a_little, read_logits, tmp_path, init, keys):
+def test_lora_variants_with_inits_that_rewrite_the_base_are_exact(
+    attach, train_a_little, read_logits, tmp_path, init, keys
+):
     attached = attach("llama", "lora", init_lora_weights=init, **{**SMALL, **keys})
     train_a_little(attached, steps=2)
     trained = read_logits(attached.model, attached.tokenizer)
@@ -98,8 +100,8 @@ def test_variants_of_what_rewrites_the_base_are_exact(attach, train_a_little, re
     assert (read_logits(reloaded, attached.tokenizer) - trained).abs().max() < 1e-4
 
 
-def test_the_trained_base_is_not_the_untouched_one(attach):
-    """The premise: without the conversion the saved matrices would be on a base that they do not fit."""
+def test_unconverted_matrices_do_not_fit_the_unmodified_base(attach):
+    """The premise: without the conversion, the saved matrices belong to a different base."""
     attached = attach("llama", "lora", init_lora_weights="pissa", **SMALL)
     name = "model.layers.0.self_attn.q_proj"
     rewritten = attached.model.get_submodule(f"base_model.model.{name}").get_base_layer().weight
@@ -109,8 +111,8 @@ def test_the_trained_base_is_not_the_untouched_one(attach):
     assert torch.linalg.matrix_norm(rewritten, 2).item() == pytest.approx(values[4].item(), rel=1e-4)
 
 
-def test_a_checkpoint_is_read_back_with_the_start_it_was_trained_from(attach, train_a_little, read_logits, tmp_path):
-    """Another machine's random SVD gives another start; the base is then set to the checkpoint's."""
+def test_a_checkpoint_restores_the_initialisation_it_was_trained_from(attach, train_a_little, read_logits, tmp_path):
+    """Another machine's random SVD differs; the base is then set to the checkpoint's."""
     one = attach("llama", "lora", init_lora_weights="pissa_niter_1", **SMALL)
     train_a_little(one)
     trained, state = read_logits(one.model, one.tokenizer), _lora_state(one.model)
@@ -125,15 +127,15 @@ def test_a_checkpoint_is_read_back_with_the_start_it_was_trained_from(attach, tr
 
 
 @pytest.mark.parametrize("init", ["eva", "corda", "lora_ga", "pissa_niter_2", "orthogonal"])
-def test_the_start_is_drawn_from_the_seed(attach, init):
+def test_initialisation_follows_the_seed(attach, init):
     keys = {**SMALL, "target_modules": ["k_proj", "o_proj"], "init_lora_weights": init}
     one, two = (_lora_state(attach("llama", "lora", **keys).model) for _ in range(2))
     assert one
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_eva_is_the_principal_components_of_the_inputs(attach, read_logits):
-    """Against an SVD of the inputs of one layer, gathered by a hook of our own."""
+def test_eva_uses_the_principal_components_of_the_inputs(attach, read_logits):
+    """Compared with an SVD of one layer's inputs, collected by a hook of this test."""
     keys = {**SMALL, "target_modules": ["q_proj"], "layers_to_transform": [0], "init_batch_size": 64, "eva_rho": 1.0}
     attached = attach("llama", "lora", init_lora_weights="eva", **keys)
     layer = attached.model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
@@ -151,7 +153,7 @@ def test_eva_is_the_principal_components_of_the_inputs(attach, read_logits):
     assert layer.lora_B["default"].weight.abs().max() == 0
 
 
-def test_eva_moves_ranks_where_inputs_vary(attach):
+def test_eva_moves_ranks_to_layers_whose_inputs_vary(attach):
     ranks = lambda model: [m.r["default"] for m in model.modules() if hasattr(m, "lora_A")]
     keys = {**SMALL, "lora_r": 2, "init_lora_weights": "eva"}
     alike = ranks(attach("llama", "lora", eva_rho=1.0, **keys).model)
@@ -174,8 +176,8 @@ def test_lora_ga_starts_from_the_gradient(attach):
     assert torch.linalg.svdvals(layer.lora_A["default"].weight.detach() @ right[:4].T).min() > 0.99
 
 
-def test_corda_keeps_what_the_inputs_use_least(attach):
-    """kpm starts from the least of the weight seen through the inputs' covariance, ipm from the most."""
+def test_corda_kpm_and_ipm_start_from_opposite_components(attach):
+    """kpm starts from the smallest, ipm from the largest components of the weight times the inputs' covariance."""
     size = {}
     for method in ("ipm", "kpm"):
         attached = attach("llama", "lora", init_lora_weights="corda", corda_method=method, **SMALL)
@@ -184,7 +186,7 @@ def test_corda_keeps_what_the_inputs_use_least(attach):
     assert size["kpm"] < 0.5 * size["ipm"]
 
 
-def test_mica_trains_a_alone(attach):
+def test_mica_trains_only_a(attach):
     attached = attach("llama", "lora", init_lora_weights="mica", **SMALL)
     trained = {name for name, p in attached.model.named_parameters() if p.requires_grad and "lora_" in name}
     assert trained
@@ -205,7 +207,7 @@ def test_mica_trains_a_alone(attach):
         ("bert", {"init_lora_weights": "pissa", "target_modules": ["q_proj"]}, "fits no linear layer whose weights"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(attach, family, keys, message):
+def test_unsupported_combinations_are_refused_in_one_sentence(attach, family, keys, message):
     with pytest.raises((ConfigError, ModelError), match=message) as caught:
         attach(family, "lora", **{**SMALL, "target_modules": ["q_proj"], **keys})
     assert "\n" not in str(caught.value)
@@ -218,12 +220,12 @@ def test_a_shared_weight_is_not_rewritten(attach, quickstart_base):
     attach("llama", "lora", init_lora_weights="eva", **keys)
 
 
-def test_without_rows_it_is_refused(attach):
+def test_data_driven_inits_are_refused_without_rows(attach):
     with pytest.raises(ConfigError, match="corda looks at training rows, and there are none"):
         attach("llama", "lora", init_lora_weights="corda", training_batches=None, **SMALL)
 
 
-def test_new_tokens_are_trained_beside_it(attach, train_a_little, read_logits, tmp_path):
+def test_new_tokens_are_trained_with_a_custom_init(attach, train_a_little, read_logits, tmp_path):
     attached = attach("llama", "lora", init_lora_weights="pissa", model={"extra_special_tokens": ["<new>"]}, **SMALL)
     train_a_little(attached)
     texts = ("good <new> w1", "<new>")
@@ -234,7 +236,7 @@ def test_new_tokens_are_trained_beside_it(attach, train_a_little, read_logits, t
 
 
 @pytest.mark.parametrize("init", ["eva", "loftq"])
-def test_a_quantized_base(attach, train_a_little, read_logits, tiny_base, tmp_path, init):
+def test_inits_on_a_quantized_base(attach, train_a_little, read_logits, tiny_base, tmp_path, init):
     model = {"name_or_path": str(tiny_base("llama", 64)), "quantization": "nf4"}
     keys = {**SMALL, "target_modules": ["q_proj", "down_proj"]}
     attached = attach("llama", "lora", model=model, init_lora_weights=init, **keys)
@@ -248,7 +250,7 @@ def test_a_quantized_base(attach, train_a_little, read_logits, tiny_base, tmp_pa
     assert (read_logits(reloaded, attached.tokenizer) - trained).abs().max() < 1e-3
 
 
-def test_loftq_brings_a_packed_weight_nearer_to_its_own(attach, tiny_base):
+def test_loftq_reduces_the_quantization_error(attach, tiny_base):
     from peft.utils.integrations import dequantize_module_weight
 
     name = "model.layers.0.mlp.up_proj"
@@ -263,12 +265,12 @@ def test_loftq_brings_a_packed_weight_nearer_to_its_own(attach, tiny_base):
     assert left.item() == pytest.approx(values[4:].square().sum().sqrt().item(), rel=1e-3), "the best of rank 4"
 
 
-def test_with_int8_loftq_is_refused(make_config):
+def test_loftq_with_int8_is_refused(make_config):
     with pytest.raises(ConfigError, match="loftq starts from the error of a 4-bit base"):
         make_config(peft={"method": "lora", "init_lora_weights": "loftq"}, model__quantization="int8")
 
 
-def test_settings_of_another_initialisation_are_not_said_again(attach, caplog):
-    """The configuration's check has said it."""
+def test_settings_of_another_init_are_not_warned_about_twice(attach, caplog):
+    """The configuration's check has already warned."""
     attach("bert", "lora", init_lora_weights="pissa", lora_r=4, eva_rho=1.5)
     assert "no effect" not in caplog.text

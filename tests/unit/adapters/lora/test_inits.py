@@ -1,4 +1,4 @@
-"""The names of initialisations, and what they cannot stand beside: checked before anything heavy is imported."""
+"""The names of LoRA initialisations and the settings they exclude, checked before any heavy import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.run_config import load_run_config
 
 
 @pytest.mark.parametrize("name", INITS)
-def test_every_name_is_read(name):
+def test_every_init_name_is_accepted(name):
     assert Config(init_lora_weights=name).init_lora_weights == name
 
 
@@ -37,12 +37,12 @@ def test_spellings(written, read):
         (3, "3 is not|valid"),
     ],
 )
-def test_a_wrong_name_gets_the_nearest(written, message):
+def test_a_wrong_name_suggests_the_nearest(written, message):
     with pytest.raises(ValidationError, match=message):
         Config(init_lora_weights=written)
 
 
-def test_those_that_rewrite_the_base():
+def test_inits_that_rewrite_the_base():
     assert {name for name in INITS if rewrites_base(name)} == {"pissa", "pissa_niter_16", "olora", "corda", "lora_ga"}
     assert not rewrites_base(True)
     assert not rewrites_base(False)
@@ -60,14 +60,14 @@ def test_those_that_rewrite_the_base():
         ({"init_lora_weights": "loftq"}, "set model.quantization: nf4"),
     ],
 )
-def test_what_cannot_be_is_refused_before_loading(make_config, keys, message):
+def test_unsupported_combinations_are_refused_before_loading(make_config, keys, message):
     with pytest.raises(ConfigError, match=message):
         make_config(peft={"method": "lora", **keys})
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "corda", "lora_ga", "mica", "orthogonal"])
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_packed_weight_is_refused_in_words(make_config, init, quantization):
+def test_a_packed_weight_is_refused_with_an_explanation(make_config, init, quantization):
     with pytest.raises(ConfigError, match=f"{init} cannot be used with a quantized base: it .* use eva, loftq"):
         make_config(peft={"method": "lora", "init_lora_weights": init}, model__quantization=quantization)
 
@@ -75,12 +75,12 @@ def test_a_packed_weight_is_refused_in_words(make_config, init, quantization):
 @pytest.mark.parametrize(
     ("init", "quantization"), [("eva", "nf4"), ("eva", "int8"), ("gaussian", "nf4"), ("loftq", "nf4"), (True, "int8")]
 )
-def test_what_can_be_is_not_refused(make_config, init, quantization):
+def test_supported_combinations_are_accepted(make_config, init, quantization):
     config = make_config(peft={"method": "lora", "init_lora_weights": init}, model__quantization=quantization)
     assert config.peft.init_lora_weights == init
 
 
-def test_the_command_line_takes_a_name(make_config):
+def test_the_command_line_accepts_an_init_name(make_config):
     file = make_config.write()
     assert load_run_config(file, ["peft.init_lora_weights=pissa_niter_8"]).peft.init_lora_weights == "pissa_niter_8"
     assert load_run_config(file, ["peft.init_lora_weights=false"]).peft.init_lora_weights is False

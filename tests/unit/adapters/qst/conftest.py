@@ -1,4 +1,4 @@
-"""Tiny random models of many families with side networks beside them."""
+"""Tiny random models of many families with side networks attached."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from scripts.matrix.families import SHAPE, build_family_config
 
 @pytest.fixture(scope="session")
 def build_config() -> Callable[..., Any]:
-    """Give a function that builds a family's config: three layers of width 32, changed by keywords."""
+    """Return a function that builds a family's config: three layers of width 32, overridden by keywords."""
     return build_family_config
 
 
 @pytest.fixture(scope="session")
 def build_base(build_config: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function that builds a family's random model in evaluation mode, the same at every call."""
+    """Return a function that builds a family's random model in evaluation mode, the same on every call."""
     import transformers
 
     def build(family: str, task_type: str = "CAUSAL_LM", config: Any = None, **changes: Any) -> Any:
@@ -39,7 +39,7 @@ def build_base(build_config: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def put_beside() -> Callable[..., Any]:
-    """Give a function that puts a side network beside a model; `scattered` gives what is trained random values."""
+    """Return a function that attaches a side network; `scattered` randomises its trained parameters."""
 
     def put(model: Any, scattered: bool = True, task_type: str | None = None, **keys: Any) -> Any:
         from peft import get_peft_model
@@ -59,12 +59,12 @@ def put_beside() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def scatter() -> Callable[[Any], None]:
-    """Give the function that gives what is trained random values, so that nothing is zero by its initialisation."""
+    """Return `scatter_trained`, which leaves no trained parameter at its zero initialisation."""
     return scatter_trained
 
 
 def scatter_trained(model: Any) -> None:
-    """Draw what is trained anew, around its present mean."""
+    """Redraw the trained parameters around their present mean."""
     torch.manual_seed(13)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -74,7 +74,7 @@ def scatter_trained(model: Any) -> None:
 
 @pytest.fixture
 def draw_batch() -> Callable[..., dict[str, torch.Tensor]]:
-    """Give a function that draws four rows of nine tokens; `padding` is right, left or None."""
+    """Return a function that draws four rows of nine tokens; `padding` is right, left or None."""
 
     def draw(padding: str | None = "right", seed: int = 3, **more: Any) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -88,7 +88,7 @@ def draw_batch() -> Callable[..., dict[str, torch.Tensor]]:
 
 
 class DictStore:
-    """The plainest row store: tensors in a dictionary, with room for so many rows."""
+    """The simplest row store: tensors in a dictionary, for a limited number of rows."""
 
     def __init__(self, hidden_size: int, dtype: torch.dtype, room: int = 10**6) -> None:
         self.rows: dict[bytes, torch.Tensor] = {}
@@ -103,7 +103,7 @@ class DictStore:
         return key in self.rows
 
     def add(self, key: bytes, states: torch.Tensor) -> bool:
-        """Keep a row, if there is room."""
+        """Store a row if the limit allows."""
         assert key not in self.rows
         assert states.dtype == self.dtype
         assert states.device.type == "cpu"
@@ -113,7 +113,7 @@ class DictStore:
         return key in self.rows
 
     def read_into(self, key: bytes, out: torch.Tensor, offset: int = 0) -> bool:
-        """Write a row where it belongs; a damaged one is forgotten."""
+        """Copy a row to its place in the batch; drop it if it is damaged."""
         if key in self.damaged:
             self.rows.pop(key, None)
         if key not in self.rows:
@@ -122,13 +122,13 @@ class DictStore:
         return True
 
     def close(self) -> None:
-        """Note that nobody reads any more."""
+        """Record that the store was closed."""
         self.is_closed = True
 
 
 @pytest.fixture
 def start_replay() -> Callable[..., Any]:
-    """Give a function that starts the replay of an adapted model with a store in a dictionary."""
+    """Return a function that starts the replay of an adapted model with a `DictStore`."""
 
     def start(adapted: Any, room: int = 10**6) -> Any:
         return adapted.base_model.start_replay(lambda num_states, size, dtype: DictStore(size, dtype, room))

@@ -1,4 +1,4 @@
-"""Where layers and the end of the body are, how blocks are built, and how many parameters stand beside real shapes."""
+"""How layers and the end of the body are found, how side blocks are built, and parameter counts for real models."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ DECODERS = tuple(family for family in PLACES if family not in ENCODERS)
     ("family", "task_type"),
     [*((family, "SEQ_CLS") for family in CLASSIFIERS), *((family, "CAUSAL_LM") for family in DECODERS)],
 )
-def test_places(build_base, family, task_type):
+def test_layers_and_norm_are_found_in_every_family(build_base, family, task_type):
     found = find_backbone(build_base(family, task_type))
     assert (found.layers_path, found.mix_path, found.num_layers) == (*PLACES[family], 3)
     assert found.ends_with_layer == (family in ENCODERS and family != "modernbert")
 
 
 @pytest.mark.parametrize("family", KINDS)
-def test_blocks_are_read_from_the_first_layer(build_base, family):
+def test_block_shapes_are_read_from_the_first_layer(build_base, family):
     model = build_base(family, _task(family), intermediate_size=48)
     kind = inspect_block(model, model.get_submodule(find_backbone(model).layers_path)[0])
     assert kind.hidden_size == 32
@@ -82,8 +82,8 @@ def test_blocks_are_read_from_the_first_layer(build_base, family):
     assert found == KINDS[family]
 
 
-def test_the_same_weights_under_another_configuration_are_another_backbone(build_base):
-    """Cached hidden states of one must not be read for the other."""
+def test_the_same_weights_with_another_config_have_another_identity(build_base):
+    """One's cached hidden states must not be read for the other."""
     model = build_base("llama")
     before = describe_backbone(model, [0])
     assert describe_backbone(model, [0]) == before == json.loads(json.dumps(before))
@@ -91,7 +91,7 @@ def test_the_same_weights_under_another_configuration_are_another_backbone(build
     assert describe_backbone(model, [0]) != before
 
 
-def test_a_layer_that_is_used_again_and_again_is_refused(attach):
+def test_shared_layers_are_refused(attach):
     with pytest.raises(ModelError, match=r"qst does not fit a model of the type albert, .* use lora") as caught:
         attach("albert", "qst")
     assert "\n" not in str(caught.value)
@@ -106,7 +106,7 @@ def test_a_layer_that_is_used_again_and_again_is_refused(attach):
         ("Mamba", {"num_hidden_layers": 2}, "which has no attention"),
     ],
 )
-def test_kinds_of_positions_and_layers_that_do_not_fit_are_refused(put_beside, kind, keys, reason):
+def test_unsupported_positions_and_layers_are_refused(put_beside, kind, keys, reason):
     import transformers
 
     config = getattr(transformers, f"{kind}Config")(vocab_size=64, hidden_size=32, **keys)
@@ -114,7 +114,7 @@ def test_kinds_of_positions_and_layers_that_do_not_fit_are_refused(put_beside, k
         put_beside(transformers.AutoModelForCausalLM.from_config(config))
 
 
-def test_masks_of_other_kinds_are_refused(put_beside):
+def test_unsupported_masks_are_refused(put_beside):
     from transformers import LongformerConfig, LongformerForSequenceClassification
 
     config = LongformerConfig(
@@ -126,7 +126,7 @@ def test_masks_of_other_kinds_are_refused(put_beside):
         adapted(torch.arange(8)[None])
 
 
-def test_layers_may_be_named(build_base, put_beside, draw_batch):
+def test_the_path_of_the_layers_can_be_set(build_base, put_beside, draw_batch):
     batch = draw_batch()
     with torch.no_grad():
         expected = put_beside(build_base("llama"))(**batch).logits
@@ -135,12 +135,12 @@ def test_layers_may_be_named(build_base, put_beside, draw_batch):
 
 
 @pytest.mark.parametrize("path", ["model.blocks", "model.embed_tokens", "lm_head", "model.layers.7"])
-def test_a_path_that_leads_nowhere_is_one_sentence(build_base, put_beside, path):
+def test_a_wrong_path_is_refused_in_one_sentence(build_base, put_beside, path):
     with pytest.raises(ModelError, match=rf"peft.layers_path: {path} is not a list of layers in this model"):
         put_beside(build_base("llama"), layers_path=path)
 
 
-def test_a_model_without_layers_is_told_how_to_name_them(build_base):
+def test_a_model_without_known_layers_says_how_to_set_their_path(build_base):
     model = build_base("llama")
     model.model.layers = torch.nn.Sequential(*model.model.layers)
     with pytest.raises(ModelError, match=r"no list of layers in LlamaForCausalLM; name it by peft.layers_path"):
@@ -151,7 +151,7 @@ def test_a_model_without_layers_is_told_how_to_name_them(build_base):
         find_backbone(model)
 
 
-def test_a_norm_that_is_none_leaves_the_last_layer(build_base, put_beside, draw_batch):
+def test_a_model_without_final_norm_ends_at_its_last_layer(build_base, put_beside, draw_batch):
     """OPT-350m ends without a norm and projects to another width."""
     changes = {"do_layer_norm_before": False, "word_embed_proj_dim": 16}
     model, batch = build_base("opt", **changes), draw_batch()
@@ -163,7 +163,7 @@ def test_a_norm_that_is_none_leaves_the_last_layer(build_base, put_beside, draw_
 
 
 @pytest.mark.parametrize("bits", ["4", "8"])
-def test_blocks_of_a_quantized_model_are_read_alike(attach, tiny_base, bits):
+def test_blocks_of_a_quantized_model_have_the_same_shapes(attach, tiny_base, bits):
     keys = {"name_or_path": str(tiny_base("llama", 64)), "quantization": {"bits": int(bits)}}
     side = {
         name: parameter.shape
@@ -220,7 +220,7 @@ def test_the_golden_count_of_llama_1b(num_labels):
     ],
 )
 def test_golden_counts_by_formula(name, millions, logical, packed):
-    """T = L (attention + MLP + 2 norms + gate) + (L + 1) downsampling + norm + up; the millions hold alpha too.
+    """T = L (attention + MLP + 2 norms + gate) + (L + 1) downsampling + norm + up; the millions include alpha.
 
     In the percentages a packed weight counts half; of the linear layers only the head is not packed.
     """
@@ -258,7 +258,7 @@ def test_the_golden_count_of_bert():
         ({"side_layers": "every_4"}, 5, 2048 * 16 + 16 * 128 + 256, 4),
     ],
 )
-def test_what_options_cost(keys, num_down, down, blocks):
+def test_parameters_added_by_options(keys, num_down, down, blocks):
     counts, _, _ = _count("Llama-3.2-1B", "CAUSAL_LM", **keys)
     block = 4 * 128 * 128 + 3 * 128 * 512 + 2 * 128 + 1
     assert counts.trainable == blocks * block + num_down * down + 128 + 128 * 2048 + 2048

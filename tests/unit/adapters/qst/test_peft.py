@@ -1,4 +1,4 @@
-"""To peft a side network is an adapter as any other: saved, loaded, one of several, taken out again."""
+"""To peft a side network is an adapter like any other: saved, loaded, one of several, unloaded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _logits(model, batch):
         return model(**batch).logits
 
 
-def test_saved_and_loaded_in_a_new_process_it_says_the_same(build_base, put_beside, draw_batch, tmp_path):
+def test_a_saved_adapter_gives_the_same_logits_in_a_new_process(build_base, put_beside, draw_batch, tmp_path):
     batch = draw_batch()
     for family, task_type in FAMILIES:
         folder = tmp_path / "models" / f"{family}-{task_type}"
@@ -57,7 +57,7 @@ def test_saved_and_loaded_in_a_new_process_it_says_the_same(build_base, put_besi
     assert len(done.stdout.split()) == len(FAMILIES)
 
 
-def test_what_is_saved(build_base, put_beside, tmp_path):
+def test_only_trained_parameters_are_saved(build_base, put_beside, tmp_path):
     from safetensors.torch import load_file
 
     adapted = put_beside(build_base("bert", "SEQ_CLS", num_labels=3))
@@ -73,7 +73,7 @@ def test_what_is_saved(build_base, put_beside, tmp_path):
     assert (config["peft_type"], config["modules_to_save"]) == ("QST", ["classifier", "score"])
 
 
-def test_a_loaded_one_may_be_trained_on(build_base, put_beside, draw_batch, tmp_path):
+def test_a_loaded_adapter_can_be_trained_further(build_base, put_beside, draw_batch, tmp_path):
     from peft import PeftModel
 
     put_beside(build_base("llama")).save_pretrained(tmp_path)
@@ -88,10 +88,10 @@ def test_a_loaded_one_may_be_trained_on(build_base, put_beside, draw_batch, tmp_
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("sparing", [False, True])
-def test_beside_a_half_precision_backbone_it_stays_float32(
+def test_the_side_network_stays_float32_on_a_half_precision_backbone(
     build_base, put_beside, draw_batch, tmp_path, dtype, sparing
 ):
-    """Also loaded onto the meta device first, after which peft casts to what the base has."""
+    """Also when first loaded onto the meta device, after which peft casts to the base's dtype."""
     from peft import PeftModel
 
     adapted, batch = put_beside(build_base("llama").to(dtype)), draw_batch()
@@ -102,8 +102,8 @@ def test_beside_a_half_precision_backbone_it_stays_float32(
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_several_on_one_base(build_base, put_beside, scatter, draw_batch, tmp_path, family, task_type):
-    """With other layers and other widths, switched, saved alone, deleted."""
+def test_several_side_networks_on_one_base(build_base, put_beside, scatter, draw_batch, tmp_path, family, task_type):
+    """With different layers and widths, switched, saved separately, deleted."""
     from peft import PeftModel
 
     from utils.adapters.qst import QSTConfig
@@ -140,7 +140,7 @@ def test_several_on_one_base(build_base, put_beside, scatter, draw_batch, tmp_pa
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS"), ("gpt2", "SEQ_CLS")])
-def test_taken_out_it_leaves_the_base(build_base, put_beside, draw_batch, family, task_type):
+def test_unloading_leaves_the_base(build_base, put_beside, draw_batch, family, task_type):
     batch = draw_batch()
     base = build_base(family, task_type)
     before, modules = _logits(base, batch), [type(part) for part in base.modules()]
@@ -157,7 +157,7 @@ def test_taken_out_it_leaves_the_base(build_base, put_beside, draw_batch, family
 
 
 @pytest.mark.parametrize("how", ["merge_and_unload", "merge_adapter", "room"])
-def test_merging_is_refused_by_a_sentence(build_base, put_beside, how):
+def test_merging_is_refused(build_base, put_beside, how):
     from utils.adapters import qst
 
     if how == "room":
@@ -169,7 +169,7 @@ def test_merging_is_refused_by_a_sentence(build_base, put_beside, how):
         getattr(adapted, how)()
 
 
-def test_two_at_once_are_refused_by_a_sentence(build_base, put_beside, draw_batch):
+def test_two_active_side_networks_are_refused(build_base, put_beside, draw_batch):
     from utils.adapters.qst import QSTConfig
 
     adapted = put_beside(build_base("llama"))
@@ -179,7 +179,7 @@ def test_two_at_once_are_refused_by_a_sentence(build_base, put_beside, draw_batc
         _logits(adapted, draw_batch())
 
 
-def test_another_kind_of_adapter_beside_it_is_refused(build_base, put_beside):
+def test_mixing_with_another_adapter_type_is_refused(build_base, put_beside):
     from peft import LoraConfig, get_peft_model
 
     from utils.adapters.qst import QSTConfig
@@ -192,7 +192,7 @@ def test_another_kind_of_adapter_beside_it_is_refused(build_base, put_beside):
         mixed.add_adapter("side", QSTConfig())
 
 
-def test_beside_a_merged_lora_it_reads_the_merged_base(build_base, put_beside, scatter, draw_batch):
+def test_on_a_merged_lora_it_reads_the_merged_base(build_base, put_beside, scatter, draw_batch):
     from peft import LoraConfig, get_peft_model
 
     batch, model = draw_batch(), get_peft_model(build_base("llama"), LoraConfig(target_modules=["q_proj"]))
@@ -203,7 +203,7 @@ def test_beside_a_merged_lora_it_reads_the_merged_base(build_base, put_beside, s
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_a_deep_copy_lives_alone(build_base, put_beside, scatter, draw_batch, family, task_type):
+def test_a_deep_copy_is_independent(build_base, put_beside, scatter, draw_batch, family, task_type):
     adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
     before = _logits(adapted, batch)
     copied = copy.deepcopy(adapted)
@@ -213,7 +213,7 @@ def test_a_deep_copy_lives_alone(build_base, put_beside, scatter, draw_batch, fa
     assert not torch.equal(_logits(adapted, batch), before)
 
 
-def test_without_peft_casting_gates_are_float32_all_the_same(build_base, draw_batch):
+def test_gates_are_float32_without_pefts_casting(build_base, draw_batch):
     from peft import get_peft_model
 
     from utils.adapters.qst import QSTConfig
@@ -224,7 +224,7 @@ def test_without_peft_casting_gates_are_float32_all_the_same(build_base, draw_ba
     assert _logits(adapted, draw_batch()).isfinite().all()
 
 
-def test_the_side_follows_an_encoder_whose_last_layer_has_no_weight_of_its_own(build_base, put_beside):
+def test_the_side_network_follows_an_encoder_whose_last_layer_has_no_weights(build_base, put_beside):
     adapted = put_beside(build_base("bert", "SEQ_CLS"), scattered=False)
     moved = copy.deepcopy(adapted).to("meta")
     assert {p.device.type for p in moved.parameters()} == {"meta"}

@@ -1,4 +1,4 @@
-"""The method says to peft what QST is, only when it is needed, and only to a peft that it was tested with."""
+"""QST is registered with peft only when needed, and only with the versions of peft it was tested with."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_reading_the_section_imports_neither_torch_nor_peft():
 
 
 @pytest.mark.slow
-def test_asking_for_the_class_makes_peft_know_it():
+def test_accessing_the_class_registers_it_with_peft():
     code = (
         "from utils.adapters.qst import QSTConfig, QSTModel\n"
         "import json, pickle, peft, copy\n"
@@ -56,7 +56,7 @@ def test_a_second_registration_changes_nothing():
 
 
 @pytest.mark.parametrize("version", ["0.20.0", "0.22.0", "0.22.0.dev0", "1.0.0", "0.9.1"])
-def test_an_untested_peft_is_refused_by_a_sentence(version):
+def test_an_untested_peft_is_refused(version):
     message = rf"needs peft >= 0.21, < 0.22, and {version} is installed.*pip install"
     with pytest.raises(ModelError, match=message) as told:
         config._require_tested(version)
@@ -64,11 +64,11 @@ def test_an_untested_peft_is_refused_by_a_sentence(version):
 
 
 @pytest.mark.parametrize("version", ["0.21.0", "0.21.2", "0.21.2.post1"])
-def test_a_tested_peft_is_taken(version):
+def test_a_tested_peft_is_accepted(version):
     config._require_tested(version)
 
 
-def test_the_config_survives_the_file(tmp_path):
+def test_the_config_survives_saving_and_loading(tmp_path):
     from peft import PeftType
 
     from utils.adapters.qst import QSTConfig
@@ -120,7 +120,7 @@ def test_mistakes_in_the_section(keys, message):
         Config(**keys)
 
 
-def test_keys_without_effect_are_told():
+def test_keys_without_effect_are_warned_about():
     from utils.adapters.qst import Config
 
     assert Config(downsample="avgpool", downsample_rank=8).find_conflicts() == {

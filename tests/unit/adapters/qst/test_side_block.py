@@ -1,4 +1,4 @@
-"""Side blocks compute what the formula says, in every kind of attention and with every kind of KV cache."""
+"""Side blocks follow the paper's formula with every kind of attention and every kind of KV cache."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _write(model, ids, mask=None, **keys):
 
 @pytest.mark.parametrize("family", DECODERS)
 @pytest.mark.parametrize("padding", [None, "left"])
-def test_token_by_token_gives_what_all_at_once_gives(build_base, put_beside, draw_batch, family, padding):
-    """Also behind left padding, and beyond the sliding windows."""
+def test_decoding_token_by_token_equals_one_forward_pass(build_base, put_beside, draw_batch, family, padding):
+    """Also with left padding, and beyond sliding windows."""
     adapted, batch = put_beside(build_base(family)), draw_batch(padding)
     mask = batch["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -46,7 +46,7 @@ def test_token_by_token_gives_what_all_at_once_gives(build_base, put_beside, dra
 
 @pytest.mark.parametrize("family", DECODERS)
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_writing_with_a_cache_is_writing_without(build_base, put_beside, draw_batch, family, num_beams):
+def test_generation_is_the_same_with_and_without_kv_cache(build_base, put_beside, draw_batch, family, num_beams):
     adapted, batch = put_beside(build_base(family)), draw_batch("left")
     ids, mask = batch["input_ids"], batch["attention_mask"]
     cached, plain = (_write(adapted, ids, mask, num_beams=num_beams, use_cache=use) for use in (True, False))
@@ -57,7 +57,7 @@ def test_writing_with_a_cache_is_writing_without(build_base, put_beside, draw_ba
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
-def test_batches_write_what_rows_write_alone(build_base, put_beside, draw_batch, family):
+def test_batched_generation_equals_single_row_generation(build_base, put_beside, draw_batch, family):
     adapted, batch = put_beside(build_base(family)), draw_batch("left")
     together = _write(adapted, batch["input_ids"], batch["attention_mask"])
     for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
@@ -66,7 +66,7 @@ def test_batches_write_what_rows_write_alone(build_base, put_beside, draw_batch,
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma3", "gpt2"])
-def test_a_static_cache_writes_the_same(build_base, put_beside, draw_batch, family):
+def test_a_static_cache_generates_the_same(build_base, put_beside, draw_batch, family):
     adapted, batch = put_beside(build_base(family)), draw_batch("left")
     ids, mask = batch["input_ids"], batch["attention_mask"]
     expected = _write(adapted, ids, mask)
@@ -77,15 +77,15 @@ def test_a_static_cache_writes_the_same(build_base, put_beside, draw_batch, fami
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_assisted_writing_gives_the_same(build_base, put_beside, draw_batch, family):
-    """Its rejected tokens are cropped from the cache of the side too."""
+def test_assisted_generation_gives_the_same(build_base, put_beside, draw_batch, family):
+    """Its rejected tokens are cropped from the side network's cache too."""
     adapted, ids = put_beside(build_base(family)), draw_batch(None)["input_ids"][:1]
     assert torch.equal(_write(adapted, ids, assistant_model=build_base(family)), _write(adapted, ids))
     assert torch.equal(_write(adapted, ids, prompt_lookup_num_tokens=2), _write(adapted, ids))
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "opt"])
-def test_several_texts_of_one_prompt(build_base, put_beside, draw_batch, family):
+def test_several_sequences_per_prompt(build_base, put_beside, draw_batch, family):
     adapted, ids = put_beside(build_base(family)), draw_batch(None)["input_ids"][:2]
     torch.manual_seed(0)
     cached = _write(adapted, ids, do_sample=True, num_return_sequences=3)
@@ -95,7 +95,7 @@ def test_several_texts_of_one_prompt(build_base, put_beside, draw_batch, family)
 
 @pytest.mark.parametrize("family", [*DECODERS, "bert", "roberta", "distilbert", "modernbert"])
 @pytest.mark.parametrize("padding", ["right", "left"])
-def test_eager_and_sdpa_give_the_same(build_base, put_beside, draw_batch, family, padding):
+def test_eager_and_sdpa_attention_agree(build_base, put_beside, draw_batch, family, padding):
     task_type = "CAUSAL_LM" if family in DECODERS else "SEQ_CLS"
     batch = draw_batch(padding)
     found = []
@@ -117,7 +117,7 @@ def test_eager_and_sdpa_give_the_same(build_base, put_beside, draw_batch, family
     ids=lambda keys: "-".join(map(str, keys.values())),
 )  # fmt: skip
 @pytest.mark.parametrize("family", ["gemma3", "cohere"])
-def test_every_option_trains_and_writes(build_base, put_beside, draw_batch, family, keys):
+def test_every_option_trains_and_generates(build_base, put_beside, draw_batch, family, keys):
     adapted, batch = put_beside(build_base(family), **keys), draw_batch("left")
     adapted.train()
     adapted(**batch, labels=batch["input_ids"]).loss.backward()
@@ -128,7 +128,7 @@ def test_every_option_trains_and_writes(build_base, put_beside, draw_batch, fami
     assert torch.equal(cached, plain)
 
 
-def test_recomputing_the_side_gives_the_same_gradients(build_base, put_beside, draw_batch):
+def test_gradient_checkpointing_of_the_side_gives_the_same_gradients(build_base, put_beside, draw_batch):
     batch, found, calls = draw_batch(), [], []
     for recompute in (False, True):
         adapted = put_beside(build_base("llama"), checkpoint_side=recompute, side_dropout=0.3).train()
@@ -142,8 +142,8 @@ def test_recomputing_the_side_gives_the_same_gradients(build_base, put_beside, d
 
 
 @pytest.mark.parametrize(("layout", "positions"), [("halves", 5), ("alternating", 5)])
-def test_narrow_heads_rotate_by_distance_only(layout, positions):
-    """The product of a rotated query and key depends on how far they are apart, not on where they are."""
+def test_rotary_positions_of_narrow_heads_are_relative(layout, positions):
+    """The product of a rotated query and key depends only on the distance between their positions."""
     from utils.adapters.qst.side_block import choose_frequencies, rotate
 
     frequencies = 10.0 ** -torch.linspace(0, 2, 8, dtype=torch.float64)

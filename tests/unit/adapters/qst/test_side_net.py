@@ -1,4 +1,4 @@
-"""The side network: its widths, its options, how its end is mixed in, and the formula in float64."""
+"""The side network: its widths, its options, how its output is mixed in, and the formula in float64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _logits(model, batch):
 
 
 @pytest.mark.parametrize("mix", ["paper", "sigmoid"])
-def test_how_the_end_is_mixed(build_base, put_beside, draw_batch, mix):
+def test_mixing_of_the_side_output(build_base, put_beside, draw_batch, mix):
     adapted, batch = put_beside(build_base("llama"), mix=mix), draw_batch()
     side, seen = adapted.base_model.mix.qst_side["default"], []
     adapted.base_model.mix.register_forward_hook(lambda module, args, output: seen.append(output))
@@ -62,7 +62,7 @@ def test_widths(size, factor, head_dim, expected):
         ({"side_head_dim": 0}, "side_head_dim: must be 1 or more"),
     ],
 )
-def test_options_that_mean_nothing_are_one_sentence(build_base, put_beside, keys, message):
+def test_meaningless_options_are_refused_in_one_sentence(build_base, put_beside, keys, message):
     with pytest.raises(ValueError, match=message):
         put_beside(build_base("llama"), **keys)
 
@@ -70,14 +70,14 @@ def test_options_that_mean_nothing_are_one_sentence(build_base, put_beside, keys
 @pytest.mark.parametrize(
     ("wanted", "expected"), [("all", [0, 1, 2, 3, 4]), ("every_2", [0, 2, 4]), ("every_4", [0, 4]), ("every_9", [4])]
 )
-def test_spaced_side_layers_end_with_the_last(wanted, expected):
+def test_spaced_side_layers_end_with_the_last_layer(wanted, expected):
     from utils.adapters.qst.config import choose_side_layers
 
     assert choose_side_layers(wanted, 5) == expected
 
 
 class _Formula:
-    """The side network once more, in float64, from its weights and the paper's formula alone."""
+    """An independent side network in float64, from its weights and the paper's formula alone."""
 
     def __init__(self, state, prefix, kind, heads, head_dim, causal, activation, theta):
         self.weights = {k.removeprefix(prefix): v.double() for k, v in state.items() if k.startswith(prefix)}
@@ -146,7 +146,7 @@ def _gelu(x):
 
 
 def _read_states(model, batch):
-    """The backbone's h_0 .. h_N, and what its body ends in, by hooks of the test's own on the plain model."""
+    """Return the backbone's h_0 .. h_N and the output of its body, read by the test's own hooks on the plain model."""
     states, end, body = [], [], model.base_model
     layers = body.layers if hasattr(body, "layers") else body.encoder.layer
     first = layers[0].register_forward_pre_hook(lambda m, args: states.append(args[0]))
@@ -159,7 +159,7 @@ def _read_states(model, batch):
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_the_logits_are_those_of_the_formula(build_base, put_beside, draw_batch, family, task_type):
+def test_logits_equal_the_formula(build_base, put_beside, draw_batch, family, task_type):
     model, batch = build_base(family, task_type), draw_batch()
     mask = batch["attention_mask"]
     double = build_base(family, task_type).double()

@@ -1,4 +1,4 @@
-"""A side network starts as nothing, reads the backbone without touching it, and learns: over all families."""
+"""A side network starts as the identity, leaves the backbone unchanged, and learns: over all model families."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _logits(model, batch):
 
 @every_family
 @pytest.mark.parametrize("mix", ["residual", "paper"])
-def test_the_start_is_the_base_bit_for_bit(build_base, put_beside, draw_batch, family, task_type, mix):
+def test_the_initial_output_is_the_base_bit_for_bit(build_base, put_beside, draw_batch, family, task_type, mix):
     model, batch = build_base(family, task_type), draw_batch()
     base = _logits(model, batch)
     adapted = put_beside(model, scattered=False, mix=mix)
@@ -42,7 +42,7 @@ def test_disabling_gives_the_base_and_enabling_the_side_again(build_base, put_be
 
 
 @every_family
-def test_a_row_changes_no_other_row(build_base, put_beside, draw_batch, family, task_type):
+def test_rows_do_not_influence_each_other(build_base, put_beside, draw_batch, family, task_type):
     adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
     before = _logits(adapted, batch)
     batch["input_ids"] = batch["input_ids"].clone()
@@ -55,7 +55,7 @@ def test_a_row_changes_no_other_row(build_base, put_beside, draw_batch, family, 
 
 
 @every_family
-def test_padding_changes_no_answer(build_base, put_beside, draw_batch, family, task_type):
+def test_padding_does_not_change_the_output(build_base, put_beside, draw_batch, family, task_type):
     adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
     together = _logits(adapted, batch)
     for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
@@ -65,7 +65,7 @@ def test_padding_changes_no_answer(build_base, put_beside, draw_batch, family, t
 
 
 @every_family
-def test_no_graph_in_the_backbone_and_a_gradient_for_all_that_is_trained(
+def test_no_graph_in_the_backbone_and_gradients_for_all_trained_parameters(
     build_base, put_beside, draw_batch, family, task_type
 ):
     adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
@@ -97,7 +97,7 @@ def test_no_graph_in_the_backbone_and_a_gradient_for_all_that_is_trained(
     [("llama", "CAUSAL_LM", "residual"), ("opt", "CAUSAL_LM", "paper"), ("bert", "SEQ_CLS", "residual"),
      ("llama", "SEQ_CLS", "sigmoid")],
 )  # fmt: skip
-def test_from_the_start_all_learn_under_autocast(build_base, put_beside, draw_batch, family, task_type, mix):
+def test_all_trained_parameters_move_under_autocast(build_base, put_beside, draw_batch, family, task_type, mix):
     """At lr 2e-4 a bfloat16 gate would never move."""
     model, batch = build_base(family, task_type).to(torch.bfloat16), draw_batch()
     adapted = put_beside(model, scattered=False, mix=mix).train()
@@ -129,7 +129,7 @@ def test_from_the_start_all_learn_under_autocast(build_base, put_beside, draw_ba
         ("distilbert", {"dropout": 0.5, "attention_dropout": 0.5}),
     ],
 )
-def test_dropout_of_the_backbone_is_off_and_that_of_the_head_on(build_base, put_beside, draw_batch, family, drops):
+def test_backbone_dropout_is_off_and_head_dropout_on(build_base, put_beside, draw_batch, family, drops):
     batch = draw_batch()
     task_type = "SEQ_CLS" if family in ENCODERS else "CAUSAL_LM"
     adapted = put_beside(build_base(family, task_type, **drops))
@@ -147,7 +147,7 @@ def test_dropout_of_the_backbone_is_off_and_that_of_the_head_on(build_base, put_
     assert not any(part.training for part in adapted.modules())
 
 
-def test_dropout_of_the_side_works_in_training_only(build_base, put_beside, draw_batch):
+def test_side_dropout_applies_in_training_only(build_base, put_beside, draw_batch):
     adapted, batch = put_beside(build_base("llama"), side_dropout=0.5), draw_batch()
     assert torch.equal(_logits(adapted, batch), _logits(adapted, batch))
     adapted.train()
@@ -176,7 +176,7 @@ def test_a_backbone_in_half_precision(build_base, put_beside, draw_batch, family
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "bert"])
 def test_float32_under_autocast_with_eager_masks_stays_finite(build_base, put_beside, draw_batch, family):
-    """The smallest float32 is minus infinity in bfloat16, and rows of padding see nothing else."""
+    """The smallest float32 is minus infinity in bfloat16, and padding rows attend to nothing else."""
     task_type = "SEQ_CLS" if family == "bert" else "CAUSAL_LM"
     adapted = put_beside(build_base(family, task_type, attn_implementation="eager")).train()
     batch = draw_batch("left")
@@ -205,7 +205,7 @@ def test_a_model_of_one_layer_and_any_number_of_labels(build_base, put_beside, d
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("gpt2", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_what_models_are_asked_for_beside_logits(build_base, put_beside, draw_batch, family, task_type):
+def test_additional_model_outputs(build_base, put_beside, draw_batch, family, task_type):
     model, batch = build_base(family, task_type, attn_implementation="eager"), draw_batch()
     with torch.no_grad():
         base = model(**batch, output_hidden_states=True, output_attentions=True)
@@ -222,7 +222,7 @@ def test_what_models_are_asked_for_beside_logits(build_base, put_beside, draw_ba
     assert all(torch.equal(a, b) for a, b in zip(beside.attentions, base.attentions, strict=True))
 
 
-def test_token_types_reach_the_side(build_base, put_beside, draw_batch):
+def test_token_types_reach_the_side_network(build_base, put_beside, draw_batch):
     adapted, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch(None)
     types = torch.zeros_like(batch["input_ids"])
     zeros = _logits(adapted, {**batch, "token_type_ids": types})
@@ -239,7 +239,7 @@ def test_tied_embeddings_stay_tied_and_frozen(build_base, put_beside, draw_batch
     assert plain.lm_head.weight.grad is None
 
 
-def test_nothing_of_a_disabled_pass_is_kept(build_base, put_beside, draw_batch):
+def test_a_disabled_forward_pass_keeps_no_states(build_base, put_beside, draw_batch):
     """The states of a whole batch would stay in memory until the next one."""
     adapted = put_beside(build_base("llama"))
     with adapted.disable_adapter():

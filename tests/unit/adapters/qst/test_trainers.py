@@ -1,4 +1,4 @@
-"""Through the method, through Trainer and SFTTrainer, beside quantized backbones, packed and unpacked."""
+"""QST through the adapter method, Trainer and SFTTrainer, with quantized backbones, packed and unpacked."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_packed_weights_count_half(attach, tiny_base):
     assert packed.trainable_percent_packed == pytest.approx(100 * packed.trainable / (packed.total - in_layers / 2))
 
 
-def test_what_the_method_refuses(attach):
+def test_settings_the_method_refuses(attach):
     with pytest.raises(ModelError, match=r"peft.reduction_factor: 5 does not divide hidden_size 32"):
         attach("bert", "qst", reduction_factor=5)
     with pytest.raises(ModelError, match=r"peft.side_layers: .9. are not layers"):
@@ -68,18 +68,18 @@ def test_what_the_method_refuses(attach):
         attach("llama", "qst", model={"extra_special_tokens": ["<new>"]})
 
 
-def test_the_side_is_drawn_from_the_seed(attach):
+def test_the_side_network_follows_the_seed(attach):
     one, two = (attach("bert", "qst", reduction_factor=4).model.state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_under_autocast_what_is_trained_is_float32(attach):
+def test_trained_parameters_are_float32_under_autocast(attach):
     keys = {"model": {"dtype": "bfloat16"}, "mixed_precision": True, "reduction_factor": 4}
     model = attach("bert", "qst", **keys).model
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
-def test_the_trainer_keeps_the_best_and_resumes(build_base, put_beside, draw_batch, tmp_path):
+def test_the_trainer_keeps_the_best_checkpoint_and_resumes(build_base, put_beside, draw_batch, tmp_path):
     from transformers import Trainer, TrainingArguments
 
     batch = draw_batch()
@@ -108,8 +108,8 @@ def test_the_trainer_keeps_the_best_and_resumes(build_base, put_beside, draw_bat
 
 
 @pytest.mark.parametrize("quantized", [False, True])
-def test_trl_takes_it_as_peft_config(attach, load_tokenizer_of, tiny_base, tmp_path, quantized):
-    """Beside a quantized backbone TRL makes what is trained bfloat16, where gates never move; ours does not."""
+def test_trl_accepts_it_as_peft_config(attach, load_tokenizer_of, tiny_base, tmp_path, quantized):
+    """On a quantized backbone TRL casts trained parameters to bfloat16, where gates never move; ours does not."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
@@ -136,8 +136,8 @@ def test_trl_takes_it_as_peft_config(attach, load_tokenizer_of, tiny_base, tmp_p
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4", "int8"])
-def test_train_py_beside_any_backbone(prepare_run, make_sft, quantization):
-    """Its own trainer keeps what is trained in float32, also where TRL would not."""
+def test_train_py_with_any_backbone(prepare_run, make_sft, quantization):
+    """Our trainer keeps trained parameters in float32, also where TRL would not."""
     keys = {"model__quantization": quantization} if quantization else {}
     peft = {"method": "qst", "reduction_factor": 4}
     run = prepare_run(config=make_sft(peft=peft, training__max_steps=3, **keys))
@@ -162,8 +162,8 @@ def test_train_py_trains_a_classifier(prepare_run, family):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "bf16"])
-def test_scores_are_of_exact_states_beside_a_cache_that_rounds(make_config, dtype):
-    """The rounded states of the rows that were evaluated before are not what the saved model computes."""
+def test_scores_use_exact_states_despite_a_rounding_cache(make_config, dtype):
+    """The rounded states of previously evaluated rows are not what the saved model computes."""
     import importlib
     import json
     from pathlib import Path
@@ -181,8 +181,8 @@ def test_scores_are_of_exact_states_beside_a_cache_that_rounds(make_config, dtyp
     assert record["reload_check"]["largest_logit_difference"] < 1e-5
 
 
-def test_another_seed_finds_the_states_on_disk(prepare_run, make_set, tmp_path):
-    """The seed changes the order, the held-out rows, the head and the side network, but not the backbone's states."""
+def test_another_seed_reuses_the_states_on_disk(prepare_run, make_set, tmp_path):
+    """The seed changes row order, held-out rows, head and side network, but not the backbone's states."""
     rows = [
         {"text": f"{word} {' word' * (index % 5)}", "label": index % 2} for index, word in enumerate("abcdefghijkl")
     ]

@@ -101,7 +101,7 @@ def folder(tmp_path: Path) -> SuiteFolder:
 
 @pytest.fixture
 def fill() -> Callable[..., dict[tuple[str, str, int], RunRecord]]:
-    """Give a function that fills a folder with tasks x methods x seeds of random scores."""
+    """Return a function that fills a folder with tasks x methods x seeds of random scores."""
 
     def fill_folder(
         folder: SuiteFolder, tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int], device: str = "cuda"

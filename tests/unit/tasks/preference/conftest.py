@@ -14,7 +14,7 @@ VOCABULARY = 61
 
 @pytest.fixture
 def build_model() -> Callable[[], Any]:
-    """Give a function that builds the same tiny Llama with LoRA each time."""
+    """Return a function that builds the same tiny Llama with LoRA each time."""
 
     def build() -> Any:
         from peft import LoraConfig, get_peft_model

@@ -98,7 +98,7 @@ def _scores(run):
 
 
 def _best_state(run):
-    """Give the best step with its score, and how often in a row it was not reached."""
+    """Return the best step with its score, and how often in a row it was not reached."""
     callbacks = run.trainer.callback_handler.callbacks
     counts = [each.early_stopping_patience_counter for each in callbacks if isinstance(each, EarlyStoppingCallback)]
     return run.trainer.state.best_global_step, run.trainer.state.best_metric, counts

@@ -1,4 +1,4 @@
-"""One training step, and the comparison of two, to the bit."""
+"""One training step, and a bit-for-bit comparison of two."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def run_step(model, batch):
-    """One training step's loss, logits of real tokens and gradients."""
+    """Return one training step's loss, logits at real tokens, and gradients."""
     labels, real = torch.tensor([0, 1, 0, 1]), slice(None)
     if "SequenceClassification" not in type(model.get_base_model()).__name__:
         real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()

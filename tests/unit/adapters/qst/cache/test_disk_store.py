@@ -1,4 +1,4 @@
-"""Rows on disk: reused by later runs, shared by processes, whole or not there."""
+"""Rows on disk: reused by later runs, shared by processes, and either complete or absent."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fill(store: DiskStore, numbers: range) -> None:
 
 
 def count_exact(store: DiskStore, numbers: range) -> int:
-    """Count the rows that come back, each of which must be right; the others leave the batch as it was."""
+    """Count the rows found in the store, checking that each is exact and that misses leave the batch unchanged."""
     exact = 0
     for each in numbers:
         out = torch.full_like(states := make_states(each), 5.0)
@@ -68,7 +68,7 @@ def find_file(folder: Path, number: int) -> Path:
 
 
 def run_in_child(work: Callable[[], Any]) -> int:
-    """Run in a forked process, and give its exit status; 0: what it did held."""
+    """Run a function in a forked process and return its exit status; 0 means that its assertions held."""
     if (pid := os.fork()) == 0:
         status = 1
         try:
@@ -95,7 +95,7 @@ def test_later_runs_reuse_the_rows_of_all_processes(tmp_path: Path) -> None:
     assert identity["rows"] == {"kind": "exact", "num_states": STATES, "hidden_size": HIDDEN, "dtype": "float32"}
 
 
-def test_each_identity_and_dtype_has_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_identity_and_dtype_has_its_own_folder(tmp_path: Path) -> None:
     for model, dtype in (("m", "auto"), ("n", "auto"), ("m", "int8"), ("m", "bf16")):
         store = open_at(tmp_path, model=model, dtype=dtype)
         assert store.num_rows == 0
@@ -103,7 +103,7 @@ def test_each_identity_and_dtype_has_a_folder_of_its_own(tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_processes_write_side_by_side_and_see_each_other(tmp_path: Path) -> None:
+def test_concurrent_processes_see_each_others_rows(tmp_path: Path) -> None:
     first, second = open_at(tmp_path), open_at(tmp_path)
     assert run_in_child(lambda: fill(first, range(200))) == 0
     assert count_exact(second, range(200)) == 200
@@ -150,7 +150,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_whole_rows(tmp_path: Path, caplo
     assert not caplog.records
 
 
-def test_what_a_killed_process_left_is_removed_after_an_hour(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed_after_an_hour(tmp_path: Path) -> None:
     fill(store := open_at(tmp_path), range(2))
     old, new = (find_file(store.folder, each).with_suffix(".0.part") for each in range(2))
     for path in (old, new):
@@ -171,12 +171,12 @@ def test_the_budget_counts_the_files_of_earlier_runs(tmp_path: Path, caplog: pyt
     assert sum("peft.cache.budget_gb is used up" in record.message for record in caplog.records) == 2
 
 
-def test_the_default_budget_is_most_of_what_is_free(tmp_path: Path) -> None:
+def test_the_default_budget_is_most_of_the_free_space(tmp_path: Path) -> None:
     store = open_at(tmp_path, budget_gb=None)
     assert store.allowance == pytest.approx(0.9 * psutil.disk_usage(str(tmp_path)).free, rel=0.02)
 
 
-def test_a_file_size_limit_stops_storing_and_nothing_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_size_limit_stops_only_storing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import resource
 
     def write_to_the_limit() -> None:
@@ -194,7 +194,7 @@ def test_a_file_size_limit_stops_storing_and_nothing_else(tmp_path: Path, capfd:
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bf16", "int8"])
-def test_no_flipped_byte_gives_a_wrong_row(tmp_path: Path, dtype: str) -> None:
+def test_a_flipped_byte_never_gives_a_wrong_row(tmp_path: Path, dtype: str) -> None:
     fill(store := open_at(tmp_path, dtype=dtype), range(2))
     right, path = store.read(make_key(1)), find_file(tmp_path, 1)
     whole, header = path.read_bytes(), path.read_bytes().index(b"}}")
@@ -206,7 +206,7 @@ def test_no_flipped_byte_gives_a_wrong_row(tmp_path: Path, dtype: str) -> None:
             assert found is None or (place > header and torch.equal(found, right) and whole[place : place + 1] == b" ")
 
 
-def test_no_cut_gives_a_wrong_row(tmp_path: Path) -> None:
+def test_a_truncated_file_never_gives_a_wrong_row(tmp_path: Path) -> None:
     fill(open_at(tmp_path), range(2))
     whole = (path := find_file(tmp_path, 1)).read_bytes()
     for length in range(len(whole)):
@@ -216,7 +216,7 @@ def test_no_cut_gives_a_wrong_row(tmp_path: Path) -> None:
     assert open_at(tmp_path).read(make_key(1)) is None
 
 
-def test_damage_under_a_run_is_said_once_and_repaired(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_during_a_run_is_reported_once_and_repaired(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(store := open_at(tmp_path), range(6))
     for each in (2, 4):
         find_file(tmp_path, each).write_bytes(b"")
@@ -229,7 +229,7 @@ def test_damage_under_a_run_is_said_once_and_repaired(tmp_path: Path, caplog: py
     assert count_exact(open_at(tmp_path), range(6)) == 6
 
 
-def test_files_that_vanish_under_a_run_are_written_again(tmp_path: Path) -> None:
+def test_files_deleted_during_a_run_are_rewritten(tmp_path: Path) -> None:
     fill(store := open_at(tmp_path), range(6))
     shutil.rmtree(store.folder)
     assert count_exact(store, range(6)) == 0
@@ -237,7 +237,7 @@ def test_files_that_vanish_under_a_run_are_written_again(tmp_path: Path) -> None
     assert count_exact(store, range(6)) == 6
 
 
-def test_rows_of_another_backbone_or_key_do_not_fit(tmp_path: Path) -> None:
+def test_rows_of_another_backbone_or_key_are_not_used(tmp_path: Path) -> None:
     fill(ours := open_at(tmp_path), range(2))
     fill(theirs := open_at(tmp_path, model="other"), range(2))
     shutil.copy(find_file(theirs.folder, 1), find_file(ours.folder, 1))
@@ -266,7 +266,7 @@ for turn in range(2):
 """
 
 
-def test_a_disk_that_is_full_stops_storing_and_nothing_else(tmp_path: Path) -> None:
+def test_a_full_disk_stops_only_storing(tmp_path: Path) -> None:
     mount = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     script = tmp_path / "full.py"
     script.write_text(FULL_DISK.format(root=str(ROOT), folder=str(tmp_path / "small" / "cache")))
@@ -284,14 +284,14 @@ def test_a_disk_that_is_full_stops_storing_and_nothing_else(tmp_path: Path) -> N
     assert done.stderr.count("is full (No space left on device)") == 2
 
 
-def test_a_folder_that_cannot_be_used_is_the_users_mistake(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"peft\.cache\.dir: .*/file cannot be used \(.*\); name a folder"):
         open_at(tmp_path / "file")
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o000])
-def test_a_folder_of_another_user_is_the_users_mistake(mode: int) -> None:
+def test_a_folder_of_another_user_is_a_config_error(mode: int) -> None:
     # Not in tmp_path, which only its owner may enter.
     with tempfile.TemporaryDirectory() as parent:
         Path(parent).chmod(0o755)

@@ -1,4 +1,4 @@
-"""Documents are found by what decides their hidden states, and by nothing else."""
+"""Documents are identified by exactly what determines their hidden states."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_padded_row_is_one_document_without_its_padding():
     assert len(set(_keys(found))) == 3
 
 
-def test_without_a_mask_padding_is_text():
+def test_without_a_mask_padding_counts_as_text():
     assert _spans(_find()) == [(0, 0, 6), (1, 0, 6), (2, 0, 6)]
 
 
@@ -64,7 +64,7 @@ def test_types_are_not_mistaken_for_tokens():
     assert _keys(both) != _keys(longer)
 
 
-def test_a_packed_row_is_cut_where_positions_begin_anew():
+def test_a_packed_row_is_split_where_positions_restart():
     ids = torch.arange(10, 20)[None]
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 0, 1]])
     found = _find(ids, position_ids=positions)
@@ -74,13 +74,13 @@ def test_a_packed_row_is_cut_where_positions_begin_anew():
     assert _find(ids, position_ids=positions, attention_mask=torch.ones_like(ids)) is None
 
 
-def test_positions_of_one_row_hold_for_all():
+def test_positions_of_one_row_apply_to_all_rows():
     found = _find(position_ids=torch.arange(6)[None], attention_mask=MASK)
     assert _spans(found) == [(0, 0, 5), (1, 0, 3), (2, 2, 6)]
     assert _keys(found) == _keys(_find(attention_mask=MASK))
 
 
-def test_what_cannot_be_told_is_left_alone():
+def test_ambiguous_batches_are_not_cached():
     holes = MASK.clone()
     holes[0, 2] = 0
     assert _find(attention_mask=holes) is None
@@ -91,6 +91,6 @@ def test_what_cannot_be_told_is_left_alone():
     assert _find(position_ids=torch.arange(6)) is None
 
 
-def test_masks_of_any_kind_say_the_same():
+def test_masks_of_every_dtype_are_equivalent():
     for kind in (torch.bool, torch.float32, torch.int32):
         assert _find(attention_mask=MASK.to(kind)) == _find(attention_mask=MASK)

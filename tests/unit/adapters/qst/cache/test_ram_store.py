@@ -1,3 +1,5 @@
+"""Rows in memory: the store counts every byte that it holds and stays within its budget."""
+
 from __future__ import annotations
 
 import logging
@@ -18,7 +20,7 @@ def make_key(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def test_the_budget_holds_to_the_byte(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_budget_is_kept_to_the_byte(caplog: pytest.LogCaptureFixture) -> None:
     states = torch.randn(3, 4, 16)  # 768 bytes, a multiple of the alignment
     for spare, expected in ((0, 5), (-1, 4)):
         store = RamStore(CODEC, 5 * (768 + ROW_OVERHEAD) + spare)
@@ -27,7 +29,7 @@ def test_the_budget_holds_to_the_byte(caplog: pytest.LogCaptureFixture) -> None:
     assert sum("is full" in record.message for record in caplog.records) == 2
 
 
-def test_a_smaller_row_still_fits_into_what_is_left() -> None:
+def test_a_smaller_row_still_fits_into_the_remaining_budget() -> None:
     store = RamStore(CODEC, 2000)
     assert not store.add(make_key(1), torch.randn(3, 9, 16))
     assert store.add(make_key(2), torch.randn(3, 5, 16))
@@ -36,7 +38,7 @@ def test_a_smaller_row_still_fits_into_what_is_left() -> None:
     assert store.num_rows == 1
 
 
-def test_what_it_takes_is_what_it_counts() -> None:
+def test_allocated_memory_equals_counted_memory() -> None:
     states = torch.randn(3, 2, 16)  # 384 bytes, so that what stands beside a row matters
     process = psutil.Process()
     store, before = RamStore(CODEC, 10**9), process.memory_info().rss
@@ -46,7 +48,7 @@ def test_what_it_takes_is_what_it_counts() -> None:
     assert grown < store.num_bytes * 1.02, f"{grown:,} taken, {store.num_bytes:,} counted"
 
 
-def test_the_overhead_of_a_row_is_what_python_takes() -> None:
+def test_the_overhead_per_row_is_measured_correctly() -> None:
     state = torch.zeros(3, 1, 16)
     for num_rows in (1000, 3000, 5000, 11_000):
         keys, store = [], RamStore(CODEC, 10**8)
@@ -70,14 +72,14 @@ def test_rows_larger_than_a_buffer_and_many_buffers(monkeypatch: pytest.MonkeyPa
         assert torch.equal(found, states)
 
 
-def test_memory_that_the_system_refuses_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_allocation_is_not_an_error(caplog: pytest.LogCaptureFixture) -> None:
     store = RamStore(build_codec("auto", 1, 1, torch.float32), 2**60)
     states = torch.zeros(1, 1, 1).expand(1, 2**45, 1)
     assert not store.add(make_key(1), states)
     assert "the system has no more memory" in caplog.text
 
 
-def test_close_gives_the_memory_back() -> None:
+def test_close_frees_the_memory() -> None:
     store, process = RamStore(CODEC, 10**9), psutil.Process()
     before = process.memory_info().rss
     for each in range(2000):
@@ -89,7 +91,7 @@ def test_close_gives_the_memory_back() -> None:
 
 
 @pytest.mark.parametrize("layout", ["v2", "v1", "unlimited", "none"])
-def test_a_containers_limit_counts(tmp_path: Path, layout: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_containers_memory_limit_is_respected(tmp_path: Path, layout: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     folder = tmp_path / "memory" if layout == "v1" else tmp_path
     limit, used = ("limit_in_bytes", "usage_in_bytes") if layout == "v1" else ("max", "current")

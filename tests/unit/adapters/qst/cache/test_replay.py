@@ -1,4 +1,4 @@
-"""With the backbone passed over, losses, gradients and answers are what they were."""
+"""With the backbone skipped, losses, gradients and answers stay the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _assert_close(one, other):
 
 
 def _count_layers(model):
-    """Count the calls of the backbone's own layers."""
+    """Count the calls of the backbone's layers."""
     layers = model.get_base_model().get_submodule(model.base_model.backbone.layers_path)
     calls = []
     for layer in layers:
@@ -36,7 +36,9 @@ def _count_layers(model):
     ("family", "task_type", "padding"),
     [*((*each, "right") for each in FAMILIES), *((*each, "left") for each in FAMILIES if each[0] not in ENCODERS)],
 )  # left of an encoder's first token, which is classified, nothing is padded
-def test_replayed_batches_lose_the_same(build_base, put_beside, start_replay, draw_batch, family, task_type, padding):
+def test_replayed_batches_have_the_same_loss(
+    build_base, put_beside, start_replay, draw_batch, family, task_type, padding
+):
     adapted, batch = put_beside(build_base(family, task_type), side_dropout=0.1), draw_batch(padding)
     expected = run_step(adapted, batch)
     replay = start_replay(adapted)
@@ -53,9 +55,7 @@ def test_replayed_batches_lose_the_same(build_base, put_beside, start_replay, dr
 
 
 @every_family
-def test_other_batches_of_the_same_rows_and_of_some_of_them(
-    build_base, put_beside, start_replay, draw_batch, family, task_type
-):
+def test_rows_can_be_replayed_in_other_batches(build_base, put_beside, start_replay, draw_batch, family, task_type):
     adapted, known, new = put_beside(build_base(family, task_type)), draw_batch(), draw_batch(seed=9)
     replay = start_replay(adapted)
     run_step(adapted, known)
@@ -73,8 +73,8 @@ def test_other_batches_of_the_same_rows_and_of_some_of_them(
         _assert_close(found, run_step(plain, batch))
 
 
-def test_a_batch_as_large_as_a_table_of_the_layers(build_base, put_beside, start_replay, draw_batch):
-    """DeBERTa gives its layers a table of positions, which is not to be taken for rows."""
+def test_a_batch_of_the_position_tables_size_is_replayed(build_base, put_beside, start_replay, draw_batch):
+    """DeBERTa passes its layers a position table, which must not be mistaken for rows."""
     adapted = put_beside(build_base("deberta_v2", "SEQ_CLS"))
     num_rows = len(adapted.base_model.model.deberta.encoder.rel_embeddings.weight)
     many = [draw_batch(seed=seed) for seed in range(num_rows // 4)]
@@ -88,7 +88,9 @@ def test_a_batch_as_large_as_a_table_of_the_layers(build_base, put_beside, start
 
 @pytest.mark.parametrize("keys", [{"side_layers": [1]}, {"side_layers": "every_2"}, {"checkpoint_side": True}], ids=str)
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_with_layers_that_nobody_reads(build_base, put_beside, start_replay, draw_batch, family, task_type, keys):
+def test_layers_without_a_side_block_are_not_stored(
+    build_base, put_beside, start_replay, draw_batch, family, task_type, keys
+):
     adapted, batch = put_beside(build_base(family, task_type), **keys), draw_batch()
     expected = run_step(adapted, batch)
     replay = start_replay(adapted)
@@ -119,7 +121,7 @@ def test_dtypes(build_base, put_beside, start_replay, draw_batch, dtype, autocas
     assert replay.counts.num_replayed == 8
 
 
-def test_more_rows_than_room(build_base, put_beside, start_replay, draw_batch):
+def test_more_rows_than_the_budget_holds(build_base, put_beside, start_replay, draw_batch):
     adapted, batch = put_beside(build_base("llama")), draw_batch(None)
     expected = run_step(adapted, batch)
     replay = start_replay(adapted, room=3)
@@ -128,7 +130,7 @@ def test_more_rows_than_room(build_base, put_beside, start_replay, draw_batch):
         assert replay.counts.num_replayed == hits
 
 
-def test_a_damaged_row_is_computed_anew(build_base, put_beside, start_replay, draw_batch):
+def test_a_damaged_row_is_recomputed(build_base, put_beside, start_replay, draw_batch):
     adapted, batch = put_beside(build_base("llama")), draw_batch(None)
     expected = run_step(adapted, batch)
     replay = start_replay(adapted)
@@ -152,7 +154,7 @@ def test_a_row_twice_in_a_batch(build_base, put_beside, start_replay, draw_batch
 
 
 def _pack(batch, order):
-    """Documents one after another in one row, as our padding-free batches."""
+    """Concatenate documents into one row, as padding-free batches do."""
     rows = [batch["input_ids"][row][batch["attention_mask"][row].bool()] for row in order]
     lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int32)
     return {
@@ -167,7 +169,7 @@ def _pack(batch, order):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "opt"])
 def test_packed_rows_of_several_documents(build_base, put_beside, start_replay, draw_batch, family):
-    """By the project's own attention within documents, in other packs than those that were stored."""
+    """With the project's attention within documents, and packed differently from when they were stored."""
     from utils.trainer.varlen_attention import separate_documents
 
     adapted, batch = put_beside(build_base(family)), draw_batch()

@@ -1,4 +1,4 @@
-"""What is done while the backbone is passed over: writing, failing, saving, copying, other adapters."""
+"""What happens while the backbone is skipped: generating, failing, saving, copying, switching adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from utils.adapters.qst.cache.open_store import open_store
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
-def test_writing_and_evaluating_with_a_cache_are_left_alone(build_base, put_beside, start_replay, draw_batch, family):
+def test_generation_and_evaluation_with_a_kv_cache_run_the_backbone(
+    build_base, put_beside, start_replay, draw_batch, family
+):
     adapted, batch = put_beside(build_base(family)), draw_batch("left")
     keys = {"max_new_tokens": 6, "do_sample": False, "num_beams": 2, "pad_token_id": 0, "eos_token_id": None}
     written = adapted.generate(**batch, **keys)
@@ -33,7 +35,7 @@ def test_writing_and_evaluating_with_a_cache_are_left_alone(build_base, put_besi
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_evaluating_is_replayed_too(build_base, put_beside, start_replay, draw_batch, family, task_type):
+def test_evaluation_is_replayed_too(build_base, put_beside, start_replay, draw_batch, family, task_type):
     adapted, batch = put_beside(build_base(family, task_type)).eval(), draw_batch()
     real = batch["attention_mask"].bool() if task_type == "CAUSAL_LM" else slice(None)
     with torch.no_grad():
@@ -44,7 +46,9 @@ def test_evaluating_is_replayed_too(build_base, put_beside, start_replay, draw_b
     assert replay.counts.num_replayed == 4
 
 
-def test_a_first_evaluation_reads_no_rounded_states_of_an_earlier_run(build_base, put_beside, draw_batch, tmp_path):
+def test_a_first_evaluation_does_not_read_rounded_states_of_an_earlier_run(
+    build_base, put_beside, draw_batch, tmp_path
+):
     model, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch()
     section = CacheSection(where="disk", dtype="int8", dir=str(tmp_path))
     exact = model.eval()(**batch).logits
@@ -56,7 +60,7 @@ def test_a_first_evaluation_reads_no_rounded_states_of_an_earlier_run(build_base
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS"), ("gpt2", "CAUSAL_LM")])
-def test_asked_for_more_than_logits_the_backbone_is_run(
+def test_requests_for_hidden_states_run_the_backbone(
     build_base, put_beside, start_replay, draw_batch, family, task_type
 ):
     adapted, batch = put_beside(build_base(family, task_type, attn_implementation="eager")), draw_batch()
@@ -74,7 +78,7 @@ def test_asked_for_more_than_logits_the_backbone_is_run(
         assert len(adapted.get_base_model()(**batch).hidden_states) == len(expected.hidden_states)
 
 
-def test_other_inputs_are_left_alone(build_base, put_beside, start_replay, draw_batch):
+def test_unsupported_inputs_run_the_backbone(build_base, put_beside, start_replay, draw_batch):
     adapted, batch = put_beside(build_base("llama")).eval(), draw_batch(None)
     replay = start_replay(adapted)
     with torch.no_grad():
@@ -103,9 +107,7 @@ def test_other_inputs_are_left_alone(build_base, put_beside, start_replay, draw_
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_a_failure_inside_leaves_the_layers_in_place(
-    build_base, put_beside, start_replay, draw_batch, family, task_type
-):
+def test_a_failure_restores_the_layers(build_base, put_beside, start_replay, draw_batch, family, task_type):
     adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
     modules = [id(part) for part in adapted.modules()]
     expected = run_step(adapted, batch)
@@ -128,7 +130,7 @@ def test_a_failure_inside_leaves_the_layers_in_place(
         assert [id(part) for part in adapted.modules()] == modules
 
 
-def test_saving_copying_and_unloading_meanwhile(build_base, put_beside, start_replay, draw_batch, tmp_path):
+def test_saving_copying_and_unloading_during_replay(build_base, put_beside, start_replay, draw_batch, tmp_path):
     adapted, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch()
     names = list(adapted.state_dict())
     adapted.save_pretrained(tmp_path / "before")
@@ -148,7 +150,7 @@ def test_saving_copying_and_unloading_meanwhile(build_base, put_beside, start_re
     assert not [part for part in plain.modules() if part._forward_pre_hooks or part._forward_hooks]
 
 
-def test_starting_again_closes_the_first(build_base, put_beside, start_replay, draw_batch):
+def test_starting_again_closes_the_first_replay(build_base, put_beside, start_replay, draw_batch):
     adapted, batch = put_beside(build_base("llama")), draw_batch()
     first = start_replay(adapted)
     run_step(adapted, batch)
@@ -159,7 +161,9 @@ def test_starting_again_closes_the_first(build_base, put_beside, start_replay, d
     assert len(second.store.rows) == 4
 
 
-def test_another_adapter_ends_the_replay_and_says_so(build_base, put_beside, start_replay, draw_batch, caplog):
+def test_switching_to_an_incompatible_adapter_ends_the_replay_with_a_warning(
+    build_base, put_beside, start_replay, draw_batch, caplog
+):
     """Its side network may read states that are not stored."""
     from utils.adapters.qst import QSTConfig
 

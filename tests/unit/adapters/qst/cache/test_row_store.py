@@ -1,3 +1,5 @@
+"""Stored rows: what each dtype keeps, how large rows are, and what exceeds the budget."""
+
 from __future__ import annotations
 
 import logging
@@ -53,7 +55,7 @@ def test_rows_come_back_bit_for_bit(tmp_path: Path, where: str, dtype: torch.dty
 @pytest.mark.parametrize("where", ["ram", "disk"])
 @pytest.mark.parametrize("kind", ["auto", "bf16", "int8"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_reading_into_a_padded_batch_touches_the_row_alone(
+def test_reading_into_a_padded_batch_changes_only_the_row(
     tmp_path: Path, where: str, kind: str, dtype: torch.dtype
 ) -> None:
     store = open_at(tmp_path, where, kind, dtype)
@@ -77,7 +79,7 @@ def test_reading_into_a_padded_batch_touches_the_row_alone(
 
 
 @pytest.mark.parametrize("where", ["ram", "disk"])
-def test_bf16_is_a_cast_of_float32_and_nothing_else(tmp_path: Path, where: str) -> None:
+def test_bf16_is_exactly_a_cast_of_float32(tmp_path: Path, where: str) -> None:
     store, states = open_at(tmp_path, where, "bf16"), make_states(1, 6)
     store.add(make_key(1), states)
     assert same_bits(store.read(make_key(1)), states.bfloat16().float())
@@ -86,7 +88,7 @@ def test_bf16_is_a_cast_of_float32_and_nothing_else(tmp_path: Path, where: str) 
 
 @pytest.mark.parametrize("where", ["ram", "disk"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_int8_is_off_by_half_a_step_at_most(tmp_path: Path, where: str, dtype: torch.dtype) -> None:
+def test_int8_error_is_at_most_half_a_step(tmp_path: Path, where: str, dtype: torch.dtype) -> None:
     store, states = open_at(tmp_path, where, "int8", dtype), make_states(1, 6, dtype)
     states[1, 2], states[2, 3], states[3, 4] = 0, 1e-30, 60_000
     store.add(make_key(1), states)
@@ -103,7 +105,7 @@ def test_int8_is_off_by_half_a_step_at_most(tmp_path: Path, where: str, dtype: t
 
 @pytest.mark.parametrize("where", ["ram", "disk"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_int8_refuses_what_it_cannot_hold(
+def test_int8_refuses_values_it_cannot_represent(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, value: float
 ) -> None:
     store, states = open_at(tmp_path, where, "int8"), make_states(1, 6)
@@ -116,7 +118,7 @@ def test_int8_refuses_what_it_cannot_hold(
     store.close()
 
 
-def test_int8_of_large_rows_equals_a_plain_computation() -> None:
+def test_int8_of_large_rows_equals_a_direct_computation() -> None:
     states = torch.randn(7, 150, 768, generator=torch.Generator().manual_seed(3)).bfloat16()  # several blocks
     store = open_store(CacheSection(dtype="int8"), {}, 7, 768, torch.bfloat16)
     store.add(make_key(1), states)
@@ -140,7 +142,7 @@ def test_bytes_per_token(kind: str, dtype: torch.dtype, expected: float) -> None
     assert build_codec(kind, 17, 2048, dtype).bytes_per_token == expected
 
 
-def test_the_size_is_said_before_anything_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_size_is_logged_before_anything_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     rows, tokens = 2490, 2490 * 74
 
@@ -161,7 +163,7 @@ def test_the_size_is_said_before_anything_is_written(tmp_path: Path, caplog: pyt
     assert f"the backbone cache of 2,490 rows takes about {size:.1f} GB in {tmp_path}" in caplog.text
 
 
-def test_what_exceeds_the_budget_is_said_with_the_rows_that_fit(caplog: pytest.LogCaptureFixture) -> None:
+def test_exceeding_the_budget_is_reported_with_the_number_of_rows_that_fit(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     open_store(CacheSection(budget_gb=0.5), {}, 17, 2048, torch.bfloat16, 74_000, 1000)
     fit = int(1000 * 0.5 * 1024**3 / (17 * 2048 * 2 * 74_000))
@@ -169,7 +171,7 @@ def test_what_exceeds_the_budget_is_said_with_the_rows_that_fit(caplog: pytest.L
     assert "would take about 4.8 GB of memory, but may take 0.5 GB (peft.cache.budget_gb)" in caplog.text
 
 
-def test_an_unknown_size_is_said_by_token(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_size_is_reported_per_token(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     open_store(CacheSection(budget_gb=2), {}, 17, 2048, torch.bfloat16)
     assert "takes 68.0 KB for every token, up to 2.0 GB of memory" in caplog.text
@@ -193,7 +195,7 @@ def test_processes_of_a_machine_share_the_budget(
 
 
 @pytest.mark.parametrize(("dtype", "part"), [(torch.float32, "rounds"), (torch.float16, "would save nothing")])
-def test_what_bf16_means_is_said(caplog: pytest.LogCaptureFixture, dtype: torch.dtype, part: str) -> None:
+def test_the_effect_of_bf16_is_logged(caplog: pytest.LogCaptureFixture, dtype: torch.dtype, part: str) -> None:
     open_store(CacheSection(dtype="bf16", budget_gb=1), {}, STATES, HIDDEN, dtype)
     assert sum(part in record.message for record in caplog.records) == 1
 

@@ -1,3 +1,5 @@
+"""The `cache` key of QST: its spellings, defaults and errors."""
+
 from __future__ import annotations
 
 import subprocess
@@ -45,11 +47,11 @@ def explain(cache: Any) -> dict[str, str]:
         ({"where": "disk", "dir": "/x"}, CacheSection(where="disk", dir="/x")),
     ],
 )
-def test_every_way_of_writing_it(written: Any, read: CacheSection | None) -> None:
+def test_every_spelling(written: Any, read: CacheSection | None) -> None:
     assert resolve_cache(Adapter(cache=written).cache) == read
 
 
-def test_default_is_off_and_a_resolved_file_reads_the_same() -> None:
+def test_the_default_is_off_and_a_resolved_file_reads_back_the_same() -> None:
     assert Adapter().cache == "off"
     for cache in ("off", "auto", {"where": "disk", "budget_gb": 1.5}):
         first = Adapter.model_validate({"cache": cache})
@@ -62,7 +64,7 @@ def test_auto_is_exact_and_in_memory() -> None:
     assert (found.where, found.dtype, found.budget_gb, found.dir) == ("ram", "auto", None, None)
 
 
-def test_dir_without_disk_is_one_sentence_with_a_remedy() -> None:
+def test_dir_without_disk_is_refused_with_a_remedy() -> None:
     assert explain({"dir": "/x"}) == {
         "peft.cache.dir": "has no effect with where: ram; add where: disk, or leave dir out"
     }
@@ -82,7 +84,7 @@ def test_dir_without_disk_is_one_sentence_with_a_remedy() -> None:
         ({"where": "disk", "dir": " "}, "peft.cache.dir", "is empty"),
     ],
 )
-def test_mistakes_are_named_where_they_stand(cache: Any, path: str, part: str) -> None:
+def test_mistakes_are_reported_with_their_location(cache: Any, path: str, part: str) -> None:
     problems = explain(cache)
     assert list(problems) == [path]
     assert part in problems[path]

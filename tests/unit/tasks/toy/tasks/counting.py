@@ -49,7 +49,7 @@ class Task(task.Task):
 
     @classmethod
     def sections(cls) -> dict[str, Callable[[], type[Section]]]:
-        """Give the section that asks for this task."""
+        """Return the section that asks for this task."""
         return {"toy": lambda: ToySection}
 
     @classmethod
@@ -146,7 +146,7 @@ class CountingRun:
         return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
     def preview(self, data: CountingData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
-        """Give the first rows."""
+        """Return the first rows."""
         return {"rows": data.train.select(range(min(count, len(data.train)))).to_list()}
 
     def describe_head(self, data: CountingData) -> HeadSpec:
