@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,8 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
         folder = own if arguments.all or own.is_dir() else ROOT / "configs"
         if not folder.is_dir():
             raise UserError(f"--all {folder}: no such folder")
-        files += sorted(path for path in folder.rglob("[!.]*") if path.suffix in (".yaml", ".yml", ".json"))
+        found = (path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml", ".json"))
+        files += sorted(path for path in found if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix()))
     if not files:
         raise UserError("name a file, or --all for every file in configs/")
     return files

@@ -76,9 +76,12 @@ def train(config: RunConfig, *, resume: str | None = None, overwrite: bool = Fal
         resume: `last`, or the name of a checkpoint.
         overwrite: Start over; an existing folder is renamed, not deleted.
     """
+    from utils.runs.summary import announce_run
+
     started = time.monotonic()
     start_logs()
     prepare_libraries()
+    announce_run(config)
     folder, record = _load_train_script().train(config, resume, overwrite, started)
     return Run(folder.path, config, record, Consent.of_config(config))
 

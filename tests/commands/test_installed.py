@@ -194,12 +194,14 @@ def test_the_library_answers_to_its_installed_name() -> None:
     assert mine.__spec__.name == "utils.adapters.adapter"
 
 
-def test_the_python_api_trains_and_predicts(tmp_path: Path) -> None:
+def test_the_python_api_trains_and_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from lora_ns import load_config, load_run, train
 
     small = {"training.max_steps": 5, "training.output_dir": str(tmp_path / "run"), "training.report_to": "none"}
+    small["training.early_stopping_threshold"] = 0.1
     run = train(load_config("quickstart", {**small, "dataset.max_eval_samples": 50}))
     assert run.record.status == "success"
+    assert "training.early_stopping_threshold: has no effect" in capsys.readouterr().err
     again = load_run(tmp_path / "run")
     assert again.record.metrics == run.record.metrics
     assert again.predict(["The dog sleeps."]) == run.predict(["The dog sleeps."])

@@ -84,13 +84,13 @@ def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: boo
     try:
         resolved = read_resolved(path, mend=True)
         folder = RunFolder(path) if resolved is None else _reopen(path, config, resolved, resume)
-    except UserError:
+        if folder.finished is None:
+            copy_extensions(path, config)
+            write_resolved(path, config.to_yaml(in_run=True))
+    except BaseException:
         lock.close()
         raise
     folder._lock = lock
-    if folder.finished is None:
-        copy_extensions(path, config)
-        write_resolved(path, config.to_yaml(in_run=True))
     return folder
 
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from utils.config.run_config import RunConfig
+from utils.core import registry
 from utils.core.errors import UserError
 from utils.run_config import load_run_config
 from utils.runs.opening import open_run_folder
@@ -72,6 +73,22 @@ def test_a_closed_folder_is_free_for_another_run_of_this_process(load: Load) -> 
         assert "in use by another run" in refuse(config)
     with open_run_folder(config, overwrite=True) as again:
         assert again.path == folder.path
+
+
+def test_a_folder_that_cannot_be_written_stays_free(load: Load, out: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "own_lab" / "schedules" / "own.py"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text("from utils.config.section import Section\nbuild_schedule = print\nclass Config(Section): ...\n")
+    config = load(f"extensions=[{tmp_path / 'own_lab'}]")
+    registry.remove_folder(tmp_path / "own_lab")
+    start(config)
+    (out / "extensions" / "own_lab" / "schedules" / "own.py").write_text("# another one\n")
+    (out / "extensions" / ".own_lab.partial").write_text("a file where a folder is made\n")
+    with pytest.raises(OSError, match="partial") as caught:
+        open_run_folder(config)
+    (out / "extensions" / ".own_lab.partial").unlink()
+    start(config)  # while the error, and with it the file of the lock, is still held
+    assert caught.value.errno
 
 
 def test_a_new_folder_holds_the_resolved_configuration(load: Load, out: Path) -> None:
