@@ -30,7 +30,7 @@ FILES = {
     "accelerate.yaml": "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2\n",
     "inner/zero.json": '{"zero_optimization": {"stage": 2}}',
     "inner/notes.txt": "not a configuration",
-    ".venv/lib/package.json": "{}",
+    ".venv/package.json": "{}",
     ".hidden.json": '{"$schema": "x"}',
 }
 
