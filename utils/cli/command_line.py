@@ -67,7 +67,7 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
         _require_docstrings()
         require_ranks()
         answer = main(arguments)
-        sys.stdout.flush()
+        _flush_output()
     except BrokenPipeError:  # the reader, such as head, has gone; Python would complain again on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_FAILED
@@ -79,12 +79,20 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         answer = {"status": "interrupted", "exit_code": EXIT_INTERRUPTED}
+    except SystemExit:  # a callback of the user's; its code, often 0, would report a success
+        sys.stderr.write("error: code that the command ran called sys.exit; the work is not complete\n")
+        answer = {"status": "failed", "exit_code": EXIT_FAILED}
     except Exception as error:  # also whatever a plug-in of the user's raises
         if (refused := explain_machine(error) or explain_added(error)) is None:
             raise
         answer = _report(refused)
     code = int(answer.pop("exit_code", 0))
     return code if answer_file is None else _print_answer(answer, answer_file, code)
+
+
+def _flush_output() -> None:
+    if not sys.stdout.closed:  # by a callback of the user's, for example
+        sys.stdout.flush()
 
 
 def _print_answer(answer: Answer, file: TextIO, code: int) -> int:

@@ -121,6 +121,10 @@ from utils.core.errors import ConfigError, Problem
 def main(arguments):
     print("chatter")
     os.write(1, b"from a library\\n")
+    if "exits" in sys.argv:
+        sys.exit(0)
+    if "closes" in sys.argv:
+        sys.stdout.close()
     if "fails" in sys.argv:
         raise ConfigError([Problem("wrong", "a", "f:1")])
     return {"text": "\u4f60", "path": Path("x"), "exit_code": 1}
@@ -144,6 +148,17 @@ def test_json_is_the_only_thing_on_standard_output(fails: bool) -> None:
         assert answer == {"text": "\u4f60", "path": "x"}
     assert "chatter" in done.stderr
     assert "from a library" in done.stderr
+
+
+@pytest.mark.parametrize(("kind", "code", "said"), [("exits", 1, "called sys.exit"), ("closes", 1, "from a library")])
+def test_code_that_exits_or_closes_standard_output_hides_no_result(kind: str, code: int, said: str) -> None:
+    words = [sys.executable, "-c", JSON_COMMAND, kind]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3], encoding="utf-8")
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    answer = json.loads(done.stdout)
+    assert answer == ({"status": "failed"} if kind == "exits" else {"text": "\u4f60", "path": "x"})
 
 
 def test_python_without_docstrings_is_rejected_before_transformers_fails() -> None:
