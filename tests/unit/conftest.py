@@ -135,12 +135,12 @@ TEMPLATES = {
 
 
 def build_text_tokenizer(template: str | None = None, bos: bool = False, eos: bool = True) -> Any:
-    """Build a tokenizer of bytes with the special tokens of some chat templates.
+    """Build a byte tokenizer with the special tokens of some chat templates.
 
     Args:
         template: Name of a chat template.
-        bos: Whether it puts <s> before a text.
-        eos: Whether it knows an end-of-text token.
+        bos: Whether it prepends <s>.
+        eos: Whether it has an end-of-text token.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -160,7 +160,7 @@ def build_text_tokenizer(template: str | None = None, bos: bool = False, eos: bo
 
 
 def build_spaced_tokenizer() -> Any:
-    """Build a tokenizer of characters that puts a space before every text, as Llama-2's does."""
+    """Build a character tokenizer that prepends a space to every text, as Llama-2's does."""
     from tokenizers import Tokenizer, decoders, models, normalizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -188,7 +188,7 @@ def chat_templates() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def spaced_tokenizer() -> Any:
-    """Return a tokenizer that puts a space before every text."""
+    """Return a tokenizer that prepends a space to every text."""
     return build_spaced_tokenizer()
 
 
@@ -206,7 +206,7 @@ def make_encoder(text_tokenizer: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def prepare_set(make_encoder: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that prepares a CAUSAL_LM dataset: `prepare_set("gsm8k", path, template="chatml", seed=1)`."""
+    """Return `prepare_set("gsm8k", path, template="chatml", seed=1)`, which prepares a CAUSAL_LM dataset."""
 
     def run(
         room: str, path: Path | str, template: str | None = None, seed: int = 42, encoder: Any = None, **keys: Any
@@ -230,7 +230,7 @@ def prepare_set(make_encoder: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def write_lines(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes rows, or lines as they are, to a file: `write_lines("a.jsonl", rows)`."""
+    """Return `write_lines("a.jsonl", rows)`, which writes rows, or lines unchanged, to a file."""
 
     def write(name: str, rows: list[Any]) -> Path:
         import json

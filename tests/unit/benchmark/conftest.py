@@ -1,4 +1,4 @@
-"""Suites on the embedded base, small enough for tests."""
+"""Benchmark suites on the embedded base, small enough for tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL = f"""run:
 
 @pytest.fixture
 def write_suite(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a suite over the quickstart's run; its results go to `out` beside it."""
+    """Return a function that writes a suite over the quickstart's run; its results go to `out` beside the file."""
 
     def write(text: str, head: str = SMALL, base: Any = ROOT / "configs" / "quickstart.yaml") -> Path:
         path = tmp_path / "s.yaml"
@@ -32,7 +32,7 @@ def write_suite(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def plan_of(write_suite: Callable[..., Path]) -> Callable[..., Any]:
-    """Return a function that writes a suite and plans it; further words are the command line's choices."""
+    """Return a function that writes a suite and plans it; keyword arguments are the command line's selection."""
     from utils.benchmark.plan import Choices
     from utils.benchmark.search import plan_suite
     from utils.benchmark.suite_reader import read_suite

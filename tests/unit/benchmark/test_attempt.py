@@ -1,4 +1,4 @@
-"""Where a run is worked on, its process, its time limit, how it is stopped, what is noted. The processes are real."""
+"""Attempts of a run: the folder, the process, the time limit, stopping, notes. The processes are real."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def wait(attempt: Attempt, seconds: float = 20) -> RunState:
     return state
 
 
-def test_a_process_that_hangs_is_stopped_after_its_time(attempt_of: Callable[..., Attempt], run: Any) -> None:
+def test_a_hanging_process_is_stopped_after_its_time_limit(attempt_of: Callable[..., Attempt], run: Any) -> None:
     state = wait(attempt_of(ASLEEP, timeout_s=0.2))
     assert (state.status, state.attempts) == ("timed out", 1)
     assert state.note == "stopped after 0.2 s (timeout_minutes)"
     assert read_state(run.folder) == state
 
 
-def test_a_process_that_is_deaf_to_ctrl_c_is_killed(attempt_of: Callable[..., Attempt]) -> None:
+def test_a_process_that_ignores_ctrl_c_is_killed(attempt_of: Callable[..., Attempt]) -> None:
     attempt = attempt_of(DEAF)
     attempt.stop("interrupted", grace_s=0.3)
     started = time.monotonic()
@@ -68,7 +68,7 @@ def test_a_process_that_is_deaf_to_ctrl_c_is_killed(attempt_of: Callable[..., At
     assert (state.status, state.exit_code, state.attempts) == ("interrupted", -9, 0)
 
 
-def test_what_a_run_started_ends_with_it(attempt_of: Callable[..., Attempt], tmp_path: Path) -> None:
+def test_child_processes_of_a_run_end_with_it(attempt_of: Callable[..., Attempt], tmp_path: Path) -> None:
     file = tmp_path / "pid"
     code = f"import subprocess; open({str(file)!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid))"
     wait(attempt_of(code))
@@ -98,7 +98,7 @@ def test_how_a_process_ended_is_noted(
 
 
 def test_a_real_run_that_is_refused(run: Any) -> None:
-    """Something else stands in the folder, so train.py ends before it imports anything heavy."""
+    """An unrelated file is in the folder, so train.py ends before it imports anything heavy."""
     run.folder.mkdir(parents=True)
     (run.folder / "thesis.txt").write_text("mine")
     attempt = start_attempt(run, Slot(0), None)
@@ -116,7 +116,7 @@ def test_a_real_run_that_is_refused(run: Any) -> None:
     assert run.log.read_text().count("--- 20") == 2
 
 
-def test_a_run_that_somebody_else_works_on_is_left_to_him(run: Any) -> None:
+def test_a_run_locked_by_another_process_is_left_alone(run: Any) -> None:
     lock = take_lock(lock_of_run(run.folder))
     assert lock is not None
     assert start_attempt(run, Slot(0), None) is None
@@ -124,13 +124,13 @@ def test_a_run_that_somebody_else_works_on_is_left_to_him(run: Any) -> None:
     lock.close()
 
 
-def test_one_for_each_visible_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_slot_for_each_visible_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-7")
     assert [slot.gpu for slot in list_slots(None)] == ["2", "GPU-7"]
     assert [slot.gpu for slot in list_slots(1)] == ["2"]
 
 
-def test_more_jobs_than_gpus_share_them_and_that_is_said(
+def test_more_jobs_than_gpus_share_them_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -138,7 +138,7 @@ def test_more_jobs_than_gpus_share_them_and_that_is_said(
     assert "times are not those of a run alone" in caplog.text
 
 
-def test_without_a_gpu_the_cores_are_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     assert list_slots(None) == [Slot(0)]

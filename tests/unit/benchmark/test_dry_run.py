@@ -1,4 +1,4 @@
-"""Trainable parameters before a run: counted without weights, the same as training counts them."""
+"""Trainable parameters before a run: counted without loading weights, and equal to the count in training."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ METHODS = """methods:
 """
 
 
-def test_counted_as_training_counts_them(plan_of: Callable[..., Any], tmp_path: Path) -> None:
-    """Compared with the sizes in the checkpoint; a run of lora on this base says 71,936 of 859,520 itself."""
+def test_counts_equal_those_of_training(plan_of: Callable[..., Any], tmp_path: Path) -> None:
+    """Compared with the sizes in the checkpoint; a LoRA run on this base reports 71,936 of 859,520 itself."""
     (tmp_path / "config.json").write_text('{"model_type": "no-such-architecture"}')
     runs = plan_of("tasks: {a: {}}\n" + METHODS + "grid: {peft.lora_r: [2, 8]}\n").runs
     strange = plan_of("tasks: {strange: {}}\n", model=str(tmp_path)).runs
@@ -46,9 +46,9 @@ def test_counted_as_training_counts_them(plan_of: Callable[..., Any], tmp_path: 
 
 @pytest.mark.slow
 def test_every_method_and_initialisation_can_be_counted(plan_of: Callable[..., Any]) -> None:
-    """All in one process; one that fails there would take the others' counts away.
+    """All in one process, where one failure would lose the other counts.
 
-    What LoRA starts from changes what its parameters are, not how many; mica trains A alone.
+    The initialisation of LoRA changes the values of its parameters, not their number; mica trains A only.
     """
     methods = "".join(
         f"  {name}: {{peft: {{method: {name}, target_modules: null{_SIZES.get(name, '')}}}}}\n" for name in _METHODS
@@ -79,13 +79,13 @@ _METHODS = tuple(name for name in registry.names("adapters") if name not in (*_W
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
-    """Read the head of a safetensors file: eight bytes of length, then JSON."""
+    """Read the header of a safetensors file: eight bytes of length, then JSON."""
     content = path.read_bytes()
     head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return {name: each["shape"] for name, each in head.items() if name != "__metadata__"}
 
 
-def test_what_cannot_be_known_before(plan_of: Callable[..., Any]) -> None:
+def test_counts_that_cannot_be_known_in_advance(plan_of: Callable[..., Any]) -> None:
     def note(words: str) -> str:
         (count,) = count_runs(plan_of("tasks: {a: {" + words + "}}\n").runs).values()
         assert count.trainable is None

@@ -1,4 +1,4 @@
-"""Scripts for Slurm and PBS: what is asked for, what is submitted, what the queue says. A real Slurm: test_slurm.py."""
+"""Scripts for Slurm and PBS: requested resources, submitted jobs, the queue's answers. A real Slurm: test_slurm.py."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def planned(plan_of: Callable[..., Any]) -> Callable[[str], Any]:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that puts programs on the PATH in place of a scheduler's, by what they print."""
+    """Return a function that puts fake scheduler programs on the PATH, given what they print."""
 
     def put(**printed: str) -> None:
         folder = tmp_path / "programs"
@@ -78,7 +78,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
 
 
 @pytest.mark.parametrize(("name", "directives"), [("slurm", SLURM), ("pbs", PBS)])
-def test_the_script_asks_for_what_the_suite_says(name: str, directives: str, planned: Callable[[str], Any]) -> None:
+def test_the_script_requests_the_suites_resources(name: str, directives: str, planned: Callable[[str], Any]) -> None:
     plan = planned(name)
     text = write_script(plan, ["--config", "my suite.yaml"], load_scheduler(plan))
     jobs = plan.output.resolve() / "jobs"
@@ -99,7 +99,7 @@ def test_the_script_asks_for_what_the_suite_says(name: str, directives: str, pla
         ("pbs", {"PBS_JOBID": "61234[2].head", "PBS_NODEFILE": "nodes"}, "OMPI_COMM_WORLD_RANK"),
     ],
 )
-def test_processes_find_each_other_by_the_schedulers_variables(
+def test_processes_rendezvous_by_the_schedulers_variables(
     name: str, variables: dict[str, str], numbers: str, planned: Callable[[str], Any], tmp_path: Path
 ) -> None:
     (tmp_path / "nodes").write_text("n1\nn1\nn2\n")
@@ -122,7 +122,7 @@ def test_processes_find_each_other_by_the_schedulers_variables(
     assert done.stdout == "5\n", "bash becomes this interpreter, with the process's number"
 
 
-def test_what_is_missing_is_submitted(
+def test_only_missing_runs_are_submitted(
     planned: Callable[[str], Any], programs: Callable[..., None], tmp_path: Path
 ) -> None:
     plan = planned("slurm")
@@ -141,7 +141,7 @@ def test_what_is_missing_is_submitted(
     assert "--array=1-2%3" in (tmp_path / "programs" / "said").read_text()
 
 
-def test_what_qstat_prints(planned: Callable[[str], Any], programs: Callable[..., None]) -> None:
+def test_qstat_output_is_parsed(planned: Callable[[str], Any], programs: Callable[..., None]) -> None:
     plan = planned("pbs")
     scheduler = load_scheduler(plan)
     assert scheduler is not None
@@ -156,7 +156,7 @@ def test_what_qstat_prints(planned: Callable[[str], Any], programs: Callable[...
     assert find_jobs(plan) == {"a-lora-s1": "12[1] (R)", "a-lora-s2": "12[2] (Q)", "b-lora-s2": "15[1] (H)"}
 
 
-def test_without_the_scheduler_that_is_said(planned: Callable[[str], Any], programs: Callable[..., None]) -> None:
+def test_a_missing_scheduler_is_reported(planned: Callable[[str], Any], programs: Callable[..., None]) -> None:
     plan = planned("slurm")
     scheduler = load_scheduler(plan)
     assert scheduler is not None
@@ -181,7 +181,7 @@ def test_mistakes_in_the_section(text: str, sentence: str, plan_of: Callable[...
     assert "s.yaml:" in str(caught.value)
 
 
-def test_a_run_on_several_processes_has_all_gpus(plan_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_several_processes_gets_all_gpus(plan_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run = plan_of(TASKS + "launch: accelerate launch --num_processes 2\n").runs[0]
     assert _split_launch(run) == ["-m", "accelerate.commands.launch", "--num_processes", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -202,13 +202,13 @@ def test_a_run_on_several_processes_has_all_gpus(plan_of: Callable[..., Any], mo
         ("memory: 48", "launcher.memory: 48 is not an amount such as 48G"),
     ],
 )
-def test_no_value_adds_a_line_to_the_script(plan_of: Callable[..., Any], line: str, sentence: str) -> None:
+def test_values_cannot_inject_lines_into_the_script(plan_of: Callable[..., Any], line: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
         plan_of(f"{TASKS}launcher:\n  name: pbs\n  {line}\n")
     assert sentence in str(caught.value)
 
 
-def test_numbers_are_texts(plan_of: Callable[..., Any]) -> None:
+def test_numbers_are_accepted_as_text(plan_of: Callable[..., Any]) -> None:
     plan = plan_of(TASKS + "launcher: {name: slurm, account: 123, environment: {OMP_NUM_THREADS: 4}}\n")
     script = write_script(plan, [], load_scheduler(plan))
     assert "#SBATCH --account=123\n" in script

@@ -1,4 +1,4 @@
-"""What runs measured: the majority row comes from their records; runs that disagree give none."""
+"""The majority baseline comes from the runs' records; runs that disagree give none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan: which runs there are, which setting wins, and mistakes before anything starts; validate_config.py too."""
+"""The plan: which runs there are, which setting wins, and errors found before anything starts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ LADDER = [
 
 
 @pytest.mark.parametrize("step", range(len(LADDER)), ids=[name for name, _ in LADDER])
-def test_what_stands_later_wins(step: int, plan_of: Plan) -> None:
+def test_later_settings_win(step: int, plan_of: Plan) -> None:
     parts = {text.partition(":")[0]: text for _, text in LADDER[: step + 1] if text}
     parts.setdefault("tasks", "tasks: {a: {}}\n")
     overrides = ("training.learning_rate=7.0",) if LADDER[step][0] == "command line" else ()
@@ -66,7 +66,7 @@ def test_seeds_come_from_the_command_line_the_suite_or_the_base(plan_of: Plan) -
     assert [run.seed for run in plan_of("tasks: {a: {}}\nseeds: [1, 2]\n", seeds=(7,)).runs] == [7]
 
 
-def test_epochs_and_model_are_short_for_two_keys_and_key_value_words_win(plan_of: Plan, tmp_path: Path) -> None:
+def test_epochs_and_model_are_shortcuts_and_key_value_overrides_win(plan_of: Plan, tmp_path: Path) -> None:
     base = str(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     config = plan_of("tasks: {a: {training.num_train_epochs: 9}}\n", epochs=2, model=base).runs[0].config
@@ -75,12 +75,12 @@ def test_epochs_and_model_are_short_for_two_keys_and_key_value_words_win(plan_of
     assert plan_of("tasks: {a: {}}\n", epochs=2, overrides=words).runs[0].config["training"]["num_train_epochs"] == 3
 
 
-def test_a_switched_method_leaves_behind_what_it_does_not_know(plan_of: Plan) -> None:
+def test_switching_the_method_drops_unknown_keys(plan_of: Plan) -> None:
     full = plan_of("tasks: {a: {}}\n" + METHODS).runs[1]
     assert full.config["peft"] == {"method": "none", "adapter_path": None, "init_seed": None}
 
 
-def test_a_grid_key_that_a_method_does_not_have_is_no_run_of_it(plan_of: Plan) -> None:
+def test_a_grid_key_a_method_lacks_makes_no_run(plan_of: Plan) -> None:
     plan = plan_of("tasks: {a: {}}\n" + METHODS + "grid: {peft.lora_r: [4, 8]}\n")
     assert names(plan) == ["a-lora-lora_r=4-s42", "a-lora-lora_r=8-s42", "a-full-s42"]
     assert plan.runs[2].grid == {}
@@ -89,7 +89,7 @@ def test_a_grid_key_that_a_method_does_not_have_is_no_run_of_it(plan_of: Plan) -
         plan_of("tasks: {a: {}}\ngrid: {peft.lora_rr: [4, 8]}\n")
 
 
-def test_include_keeps_and_exclude_takes_away(plan_of: Plan) -> None:
+def test_include_keeps_and_exclude_removes_runs(plan_of: Plan) -> None:
     text = "tasks: {a: {}, b: {}}\n" + METHODS + "seeds: [1, 2]\n"
     kept = plan_of(text + "include: [{task: a, seed: 1}, {method: full}]\nexclude: [{task: b, seed: [1, 3]}]\n")
     assert names(kept) == ["a-lora-s1", "a-full-s1", "a-full-s2", "b-full-s2"]
@@ -115,7 +115,7 @@ def test_the_command_line_selects_without_changing_the_plan(plan_of: Plan) -> No
         assert sentence in str(caught.value)
 
 
-def test_shards_part_the_plan_without_rest_or_overlap(plan_of: Plan) -> None:
+def test_shards_partition_the_plan(plan_of: Plan) -> None:
     text = "tasks: {a: {}, b: {}}\nseeds: [1, 2, 3, 4, 5]\n"
     shards = [[run.name for run in plan_of(text, shard=(part, 3)).shard] for part in (1, 2, 3)]
     assert sorted(name for shard in shards for name in shard) == sorted(names(plan_of(text)))
@@ -123,7 +123,7 @@ def test_shards_part_the_plan_without_rest_or_overlap(plan_of: Plan) -> None:
     assert shards[0] == [run.name for run in plan_of(text, shard=(1, 3)).shard]
 
 
-def test_every_distinct_mistake_is_told_once(plan_of: Plan) -> None:
+def test_every_distinct_mistake_is_reported_once(plan_of: Plan) -> None:
     text = "tasks: {a: {}, b: {training.lr_scheduler: x}}\nmethods: {m: {peft.lora_r: 0}}\nseeds: [1, -1]\n"
     with pytest.raises(ConfigError) as caught:
         plan_of(text)
@@ -141,12 +141,12 @@ def test_every_distinct_mistake_is_told_once(plan_of: Plan) -> None:
      ("training.seed=3", "--seeds"), ("task_name=x", "leave it out"),
      ("extends=x.yaml", "only a run's file")],
 )  # fmt: skip
-def test_what_the_suite_sets_is_not_for_the_command_line(word: str, remedy: str, plan_of: Plan) -> None:
+def test_settings_of_the_suite_cannot_be_overridden(word: str, remedy: str, plan_of: Plan) -> None:
     with pytest.raises(ConfigError, match=remedy):
         plan_of("tasks: {a: {}}\n", overrides=(word,))
 
 
-def test_names_that_meet_and_runs_that_are_the_same(plan_of: Plan) -> None:
+def test_colliding_names_and_identical_runs(plan_of: Plan) -> None:
     with pytest.raises(ConfigError, match="two runs would have the name a-b-c-s42"):
         plan_of("tasks: {a: {}, a-b: {}}\nmethods: {b-c: {}, c: {training.weight_decay: 0.1}}\n")
     plan = plan_of("tasks: {a: {}, b: {}}\n")
@@ -155,7 +155,7 @@ def test_names_that_meet_and_runs_that_are_the_same(plan_of: Plan) -> None:
     ]
 
 
-def test_values_that_cannot_name_a_folder_are_told_apart_by_a_hash(plan_of: Plan) -> None:
+def test_values_unfit_for_folder_names_are_hashed(plan_of: Plan) -> None:
     text = "tasks: {a: {}}\ngrid: {peft.target_modules: [[q_proj], [q_proj, v_proj]], peft.init_lora_weights: [true]}\n"
     found = names(plan_of(text))
     assert len(set(found)) == 2
@@ -163,7 +163,7 @@ def test_values_that_cannot_name_a_folder_are_told_apart_by_a_hash(plan_of: Plan
     assert found == names(plan_of(text))
 
 
-def test_the_written_file_is_the_planned_run(plan_of: Plan, tmp_path: Path) -> None:
+def test_the_written_file_equals_the_planned_run(plan_of: Plan, tmp_path: Path) -> None:
     from utils.config.yaml_text import dump_yaml
 
     for run in plan_of("tasks: {a: {}}\n" + METHODS).runs:
@@ -182,7 +182,7 @@ def validate(path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tup
     return code, capsys.readouterr().out
 
 
-def test_a_good_suite(write_suite: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_valid_suite_passes(write_suite: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = write_suite("tasks: {a: {}, b: {peft.lora_r: 4}}\nseeds: [1, 2]\n")
     assert find_kind(path) == "suite"
     code, out = validate(path, capsys)
@@ -206,7 +206,7 @@ def test_a_good_suite(write_suite: Callable[..., Path], capsys: pytest.CaptureFi
         ("tasks: {a: {peft.lora_rr: 4}, b: {}}\n", "  [3/3] its 2 runs: FAIL"),
     ],
 )
-def test_each_step_may_fail(
+def test_each_check_can_fail(
     text: str, line: str, write_suite: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_suite(text)
@@ -218,7 +218,7 @@ def test_each_step_may_fail(
     assert f"FAIL {path}" in out
 
 
-def test_mistakes_and_idle_settings_of_the_runs(
+def test_mistakes_and_settings_without_effect_in_the_runs(
     write_suite: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_suite("tasks:\n  a: {}\n  b: {peft.lora_rr: 4}\n")

@@ -1,4 +1,4 @@
-"""The runner and what it says: retries and skips. Runs fail at once here: something stands in their folders."""
+"""The runner: retries, skips and output. Runs fail at once here, as an unrelated file is in their folders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def work(runs: Any, retries: int = 0, terminal: bool = False) -> str:
     return said.getvalue()
 
 
-def test_a_failed_run_is_tried_again_as_often_as_asked(runs: Any) -> None:
+def test_a_failed_run_is_retried_as_often_as_configured(runs: Any) -> None:
     said = work(runs[:1], retries=1)
     lines = said.splitlines()
     assert [line.split(": ")[1].split("  ")[0] for line in lines] == ["started", "failed", "started", "failed"]
@@ -47,13 +47,13 @@ def test_a_failed_run_is_tried_again_as_often_as_asked(runs: Any) -> None:
     assert (state.status, state.attempts) == ("failed", 2)
 
 
-def test_what_failed_before_waits_for_retry(runs: Any) -> None:
+def test_earlier_failures_wait_for_retry(runs: Any) -> None:
     write_state(runs[0].folder, RunState("timed out", runs[0].fingerprint, 1))
     assert work(runs[:1]) == "[1/1] a-lora-s1: timed out  timed out before; --retry tries it again\n"
     assert work(runs[:1], retries=1).count("started") == 1
 
 
-def test_a_run_of_another_suite_is_left_alone_and_the_others_go_on(runs: Any) -> None:
+def test_a_run_of_another_suite_is_left_alone_and_the_others_continue(runs: Any) -> None:
     lock = take_lock(lock_of_run(runs[0].folder))
     assert lock is not None
     said = work(runs)
@@ -71,7 +71,7 @@ def test_on_a_terminal_there_is_a_table(runs: Any) -> None:
 
 
 def test_a_closed_terminal_stops_a_suite_once():
-    """The hangup comes from the terminal and from the shell: a second one must not kill the runs at once."""
+    """Terminal and shell both send the hangup: the second must not kill the runs at once."""
     with _count_interruptions() as seen:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGHUP)

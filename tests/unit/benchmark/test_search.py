@@ -1,4 +1,4 @@
-"""A search of a method's values: planned apart, on seeds of its own, and the best of it reported."""
+"""Hyperparameter search: planned separately, on its own seeds, with the best setting reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def finish(run: PlannedRun, score: float, metric: str = "matthews_correlation") 
     write_record(run.folder, record)
 
 
-def test_the_best_is_reported_on_seeds_that_have_not_chosen_it(plan: Callable[..., Any]) -> None:
+def test_the_best_is_reported_on_seeds_not_used_to_choose_it(plan: Callable[..., Any]) -> None:
     first = plan()
     rates = ("0.001", "0.01", "0.03")
     tried = [run for run in first.runs if run.is_search]
@@ -55,7 +55,7 @@ def test_the_best_is_reported_on_seeds_that_have_not_chosen_it(plan: Callable[..
     assert any("the search has chosen training.learning_rate=0.01" in notice for notice in second.notices)
 
 
-def test_a_candidate_counts_with_all_its_seeds(plan: Callable[..., Any]) -> None:
+def test_a_candidate_is_scored_over_all_its_seeds(plan: Callable[..., Any]) -> None:
     text = SUITE + "search_seeds: [8, 9]\n"
     for run in (run for run in plan(text).runs if run.is_search):
         rate = run.config["training"]["learning_rate"]
@@ -67,13 +67,13 @@ def test_a_candidate_counts_with_all_its_seeds(plan: Callable[..., Any]) -> None
     assert [run.searched for run in plan(text).runs if run.name == "a-lora-s1"] == [{"training.learning_rate": 3e-2}]
 
 
-def test_no_search_is_made_for_what_is_excluded(plan: Callable[..., Any]) -> None:
+def test_excluded_methods_are_not_searched(plan: Callable[..., Any]) -> None:
     text = SUITE.replace("{a: {}}", "{a: {}, b: {}}") + "exclude: [{task: b, method: lora}]\n"
     assert {run.task for run in plan(text).runs if run.is_search} == {"a"}
     assert not [run for run in plan(SUITE + "include: [{seed: 1, method: full}]\n").runs if run.is_search]
 
 
-def test_less_of_a_loss_is_better(plan: Callable[..., Any]) -> None:
+def test_a_lower_loss_is_better(plan: Callable[..., Any]) -> None:
     for run, loss in zip((run for run in plan().runs if run.is_search), (0.5, 0.7, 0.6), strict=True):
         finish(run, loss, "loss")
     assert [run.searched for run in plan().runs if run.name == "a-lora-s1"] == [{"training.learning_rate": 1e-3}]

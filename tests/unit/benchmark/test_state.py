@@ -1,4 +1,4 @@
-"""The status of a run and how train.py goes on with it; notes and locks: torn, killed, two suites on one folder."""
+"""A run's status and how train.py continues it; notes and locks: torn, killed, two suites on one folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from utils.results.record import RunRecord, Status, write_record
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_note_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_note_is_read_back(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a.b-s1"
     state = RunState("timed out", "abc", 2, -9, "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z", "stopped")
     write_state(folder, state)
@@ -41,13 +41,13 @@ def test_a_note_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_state(tmp_path / "runs" / "other") is None
 
 
-def test_a_torn_note_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torn_note_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state_file(tmp_path / "a").write_text('{"status": "runn')
     assert read_state(tmp_path / "a") is None
     assert "not JSON" in caplog.text
 
 
-def test_running_is_true_only_while_somebody_holds_the_lock(tmp_path: Path) -> None:
+def test_running_is_true_only_while_the_lock_is_held(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a"
     write_state(folder, RunState("running", "abc", 1))
     interrupted = read_state(folder)
@@ -81,7 +81,7 @@ def test_a_second_suite_and_the_same_shard_are_refused(tmp_path: Path) -> None:
         lock.close()
 
 
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+def test_a_lock_is_released_when_its_process_ends(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from utils.benchmark.state import take_lock; "
     code += "lock = take_lock(Path(sys.argv[1])); print('up', flush=True); import time; time.sleep(60)"
     path = tmp_path / "x.lock"
@@ -128,7 +128,7 @@ def test_a_new_run(run: Any) -> None:
     assert (find_status(run), choose_resume_flags(run)) == ("to do", [])
 
 
-def test_done_means_success_of_this_very_configuration(run: Any) -> None:
+def test_done_means_success_with_the_same_configuration(run: Any) -> None:
     leave_record(run, "success")
     assert find_status(run) == "done"
     leave_record(run, "success", "another")
@@ -140,7 +140,7 @@ def test_done_means_success_of_this_very_configuration(run: Any) -> None:
     assert find_status(run) == "done", "the record is what counts"
 
 
-def test_a_run_of_an_earlier_version_is_done_although_its_file_lacks_keys_of_today(run: Any) -> None:
+def test_a_run_of_an_earlier_version_counts_as_done_despite_missing_keys(run: Any) -> None:
     leave_record(run, "success", "of fewer keys")
     older = {
         **run.config,
@@ -160,14 +160,14 @@ def test_changed_extensions_are_another_run(run: Any) -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "timed out", "interrupted"])
-def test_a_note_counts_for_its_own_configuration_only(status: RunStatus, run: Any) -> None:
+def test_a_note_applies_only_to_its_own_configuration(status: RunStatus, run: Any) -> None:
     leave_note(run, status)
     assert find_status(run) == status
     leave_note(run, status, "another")
     assert find_status(run) == "to do"
 
 
-def test_running_is_somebody_at_work(run: Any) -> None:
+def test_a_locked_run_is_running(run: Any) -> None:
     leave_note(run, "running")
     assert find_status(run) == "interrupted"
     lock = take_lock(lock_of_run(run.folder))
@@ -190,7 +190,7 @@ def test_a_run_without_a_checkpoint_starts_anew_in_its_folder(run: Any) -> None:
     assert choose_resume_flags(run) == []
 
 
-def test_what_another_configuration_worked_out_is_renamed(run: Any) -> None:
+def test_results_of_another_configuration_are_renamed(run: Any) -> None:
     changed = {**run.config, "seed": 7}
     leave_work(run, changed, checkpoints=0)
     assert choose_resume_flags(run) == [], "nothing was worked out there"
@@ -208,8 +208,8 @@ def test_torn_files_are_renamed_with_their_folder(run: Any) -> None:
     assert choose_resume_flags(run) == ["--overwrite"]
 
 
-def test_the_opened_folder_agrees(run: Any, tmp_path: Path) -> None:
-    """The words are those that `open_run_folder` asks for."""
+def test_the_chosen_options_open_the_folder(run: Any, tmp_path: Path) -> None:
+    """The options are those that `open_run_folder` asks for."""
     from utils.run_config import load_run_config
     from utils.runs.opening import open_run_folder
 

@@ -1,4 +1,4 @@
-"""Mistakes in a suite's file: each a sentence with its line and remedy, all in one report."""
+"""Mistakes in a suite's file: each is one sentence with its line and remedy, all in one report."""
 
 from __future__ import annotations
 
@@ -63,27 +63,27 @@ def mistakes(path: Path) -> list[str]:
         ("", "tasks: missing; add it at the top of the file"),
     ],
 )  # fmt: skip
-def test_each_mistake_is_a_sentence(text: str, sentence: str, write_suite: Callable[..., Path]) -> None:
+def test_each_mistake_is_reported_in_one_sentence(text: str, sentence: str, write_suite: Callable[..., Path]) -> None:
     found = mistakes(write_suite(text, head=""))
     assert len(found) == 1, found
     assert sentence in found[0]
     assert found[0].startswith("/s.yaml")
 
 
-def test_all_mistakes_come_together_in_the_order_of_the_lines(write_suite: Callable[..., Path]) -> None:
+def test_all_mistakes_are_reported_together_in_line_order(write_suite: Callable[..., Path]) -> None:
     text = "tasks: {a: 5}\nseeds: [1, 1]\ngrid: {peft.lora_r: 4}\nbaselines: [none]\n"
     found = mistakes(write_suite(text, head=""))
     assert [line.split("  ")[0] for line in found] == [f"/s.yaml:{line}" for line in (4, 5, 6, 7)]
 
 
-def test_a_base_that_is_not_there_or_no_run(write_suite: Callable[..., Path]) -> None:
+def test_a_missing_or_invalid_base_file_is_refused(write_suite: Callable[..., Path]) -> None:
     assert "no such file" in mistakes(write_suite(TASK, head="", base="nowhere.yaml"))[0]
     other = write_suite(TASK, head="").rename(write_suite(TASK, head="").with_name("other.yaml"))
     assert "other.yaml is a suite itself" in mistakes(write_suite(TASK, head="", base=other.name))[0]
     assert "neither base: nor run:" in mistakes(write_suite(TASK, head="", base=None))[0]
 
 
-def test_a_runs_file_is_no_suite() -> None:
+def test_a_run_file_is_not_a_suite() -> None:
     path = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
     with pytest.raises(ConfigError, match="not a suite; a run's file is trained by train"):
         read_suite(path)

@@ -1,4 +1,4 @@
-"""A copy of the warm process is as a process of its own: in what it sees, in how it ends, in what it computes."""
+"""A run forked from the warm process equals one in its own process: environment, exit and results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def warm(environment: dict[str, str]) -> Iterator[WarmProcess]:
 
 @pytest.fixture
 def fork(warm: WarmProcess, environment: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """Return a function that runs a script in a copy, and gives its exit code and its log."""
+    """Return a function that runs a script in a forked copy and returns its exit code and log."""
 
     def run(code: str, *words: str) -> tuple[int, str]:
         (tmp_path / "script.py").write_text(code)
@@ -71,7 +71,7 @@ def wait(process: ForkedRun | subprocess.Popen[bytes]) -> int:
     return code
 
 
-def test_it_sees_what_a_process_of_its_own_sees(
+def test_a_forked_run_sees_what_a_new_process_sees(
     fork: Callable[..., tuple[int, str]], environment: dict[str, str], tmp_path: Path
 ) -> None:
     code, seen = fork(SEEN, "--config", "a=b")
@@ -99,7 +99,7 @@ def test_it_sees_what_a_process_of_its_own_sees(
         ("import threading, time; threading.Thread(target=time.sleep, args=(0.1,)).start(); print('up')", 0, "up"),
     ],
 )
-def test_however_it_ends_the_next_one_starts(
+def test_the_next_run_starts_however_the_last_one_ended(
     code: str, ends: int, says: str, fork: Callable[..., tuple[int, str]]
 ) -> None:
     found, log = fork(code)
@@ -109,7 +109,7 @@ def test_however_it_ends_the_next_one_starts(
     assert fork("print('next')")[0] == 0
 
 
-def test_another_environment_or_a_lost_process_is_no_place_for_it(
+def test_another_environment_or_a_dead_process_is_not_reused(
     warm: WarmProcess, environment: dict[str, str], tmp_path: Path
 ) -> None:
     command = [str(tmp_path / "script.py")]
@@ -123,7 +123,7 @@ def test_another_environment_or_a_lost_process_is_no_place_for_it(
     lost.close()
 
 
-def test_its_gpus_are_its_slots(warm: WarmProcess, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_forked_run_sees_the_gpus_of_its_slot(warm: WarmProcess, environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
     started = warm.start(
         [str(tmp_path / "script.py")], tmp_path / "log", environment | {"CUDA_VISIBLE_DEVICES": "GPU-3"}
@@ -133,7 +133,7 @@ def test_its_gpus_are_its_slots(warm: WarmProcess, environment: dict[str, str], 
     assert (tmp_path / "log").read_text() == "GPU-3\n"
 
 
-def test_a_run_ends_in_the_same_weights(
+def test_a_forked_run_ends_with_the_same_weights(
     warm: WarmProcess, environment: dict[str, str], plan_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -156,7 +156,7 @@ def test_a_run_ends_in_the_same_weights(
     assert written[0] == written[1]
 
 
-def test_what_has_computed_with_threads_is_not_copied() -> None:
+def test_a_process_that_used_threads_is_not_forked() -> None:
     code = (
         "import sys; sys.path[0] = sys.argv[1]; import torch; torch.set_num_threads(2); torch.ones(1 << 20).mul(2)\n"
         "from utils.benchmark import warm_start; warm_start._TRIAL_S = 2.0; sys.exit(warm_start._survives_fork())"

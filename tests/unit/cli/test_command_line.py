@@ -66,12 +66,12 @@ def test_the_parser_knows_which_options_have_values() -> None:
     assert arguments.files == ["file.yaml"]
 
 
-def test_a_door_without_overrides_takes_such_words_as_they_are() -> None:
+def test_a_command_without_overrides_keeps_key_value_words_as_arguments() -> None:
     assert open_with(["a=b"], with_overrides=False).files == ["a=b"]
 
 
 @pytest.mark.parametrize("words", [["--unknown"], ["--input_text"], ["--input", "x"]])
-def test_a_wrong_command_line_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         open_with(words)
     assert ended.value.code == 2
@@ -89,7 +89,7 @@ def test_a_wrong_command_line_ends_with_2(words: list[str], capsys: pytest.Captu
         (KeyboardInterrupt(), 130, "\ninterrupted\n"),
     ],
 )  # fmt: skip
-def test_how_a_door_ends(error: BaseException, code: int, text: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_exit_codes_of_commands(error: BaseException, code: int, text: str, capfd: pytest.CaptureFixture[str]) -> None:
     def main(arguments: argparse.Namespace) -> dict[str, Any]:
         raise error
 
@@ -107,7 +107,7 @@ def test_our_own_mistakes_are_not_hidden() -> None:
         run_cli(main, build(), [])
 
 
-def test_an_answer_may_carry_the_exit_code() -> None:
+def test_a_result_can_carry_the_exit_code() -> None:
     assert run_cli(lambda arguments: {"exit_code": 1}, build(), []) == 1
 
 

@@ -1,4 +1,4 @@
-"""--gpu: which GPUs a command sees, and its relaunch by torchrun."""
+"""--gpu: which GPUs a command sees, and its relaunch through torchrun."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.core.errors import UserError
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """A machine with two GPUs, where a relaunch is noted instead of done."""
+    """Set up a machine with two GPUs on which a relaunch is recorded instead of run."""
     launched: list[list[str]] = []
     monkeypatch.setattr(gpus, "_count_gpus", lambda: 2)
     monkeypatch.setattr(os, "execv", lambda program, words: launched.append(words))
@@ -37,7 +37,7 @@ def test_several_gpus_relaunch_without_the_option(two_gpus: list[list[str]]) -> 
     assert words[-4:] == ["train.py", "--config", "x.yaml", "seed=1"]
 
 
-def test_no_choice_and_a_launched_process_leave_all_as_it_is(
+def test_without_the_option_or_in_a_launched_process_nothing_changes(
     two_gpus: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     select_gpus(None, "train.py", [])
@@ -60,7 +60,7 @@ def test_no_choice_and_a_launched_process_leave_all_as_it_is(
         ("1,1", "--gpu 1,1: one GPU is named twice"),
     ],
 )
-def test_a_wrong_choice_is_one_sentence(choice: str, sentence: str, two_gpus: list[list[str]]) -> None:
+def test_a_wrong_gpu_is_refused_in_one_sentence(choice: str, sentence: str, two_gpus: list[list[str]]) -> None:
     with pytest.raises(UserError) as caught:
         select_gpus(choice, "train.py", [])
     assert sentence in str(caught.value)
@@ -68,7 +68,7 @@ def test_a_wrong_choice_is_one_sentence(choice: str, sentence: str, two_gpus: li
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-def test_the_choice_is_among_those_that_a_scheduler_left(
+def test_gpus_are_chosen_among_those_the_scheduler_left_visible(
     two_gpus: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")

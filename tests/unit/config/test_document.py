@@ -1,4 +1,4 @@
-"""Reading YAML: values with their places, and every way in which a file can be no configuration."""
+"""Reading YAML: values with their line numbers, and every way in which a file can fail to be a configuration."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ def test_of_several_merged_mappings_the_first_wins(write: Write) -> None:
         ("a: " + "[" * 60 + "]" * 60, f"FILE:1  a.{'.'.join('0' * 50)}: mappings, lists or aliases nest without end"),
     ],
 )
-def test_no_configuration(content: str | bytes, problem: str, write: Write) -> None:
+def test_files_that_are_not_a_configuration(content: str | bytes, problem: str, write: Write) -> None:
     problems = read_problems(write(content))
     assert len(problems) == 1
     assert problems[0].startswith(problem)
 
 
-def test_a_billion_laughs_end_quickly(write: Write) -> None:
+def test_a_billion_laughs_file_is_refused_quickly(write: Write) -> None:
     lines = ["a0: &a0 [lol]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
     assert "more than 20,000 values, counting what aliases repeat" in read_problems(write("\n".join(lines)))[0]
 
@@ -134,14 +134,14 @@ def test_a_billion_laughs_end_quickly(write: Write) -> None:
     ],
     ids=["keys", "list", "text", "comment", "deep"],
 )
-def test_ten_megabytes_are_no_configuration(content: str, write: Write) -> None:
+def test_a_ten_megabyte_file_is_refused(content: str, write: Write) -> None:
     started = time.process_time()
     (problem,) = read_problems(write(content))
     assert "more than 0.5 MB, which no configuration has" in problem
     assert time.process_time() - started < 2
 
 
-def test_thousands_of_keys_are_read_and_laid_over_in_seconds(tmp_path: Path) -> None:
+def test_thousands_of_keys_are_read_and_merged_in_seconds(tmp_path: Path) -> None:
     from utils.run_config.load import inspect_run_config
 
     keys = "".join(f"  k{index}: 1\n" for index in range(9_000))
@@ -154,7 +154,7 @@ def test_thousands_of_keys_are_read_and_laid_over_in_seconds(tmp_path: Path) -> 
     assert any("17,950 more mistakes in this section" in problem.message for problem in inspection.problems)
 
 
-def test_a_long_chain_of_aliases_ends(write: Write) -> None:
+def test_a_long_chain_of_aliases_terminates(write: Write) -> None:
     lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 3000)]
     assert "mappings, lists or aliases nest without end" in read_problems(write("\n".join(lines)))[0]
 
@@ -167,13 +167,13 @@ def test_all_duplicates_in_one_report(write: Write) -> None:
     ]
 
 
-def test_a_missing_file_names_the_nearest_one(write: Write) -> None:
+def test_a_missing_file_suggests_the_nearest_name(write: Write) -> None:
     file = write("seed: 1\n")
     with pytest.raises(ConfigError, match=r"rum\.yaml  no such file; did you mean .*run\.yaml\?"):
         read_document(file.with_name("rum.yaml"))
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="this is a folder; name a YAML file in it"):
         read_document(tmp_path)
 
@@ -189,7 +189,7 @@ def make_document() -> Document:
     return Document(data, {path: SourceLocation("f", line) for path, line in places.items()}, "f")
 
 
-def test_set_replaces_what_stands_in_the_way_and_its_places() -> None:
+def test_set_replaces_conflicting_values_and_their_locations() -> None:
     document = make_document()
     document.set(("peft", "rank_pattern"), {"b": 2}, SourceLocation("command line"))
     assert document.get(("peft", "rank_pattern")) == {"b": 2}
@@ -198,7 +198,7 @@ def test_set_replaces_what_stands_in_the_way_and_its_places() -> None:
     assert document.data["seed"] == {"deep": 3}
 
 
-def test_has_tells_null_from_absent() -> None:
+def test_has_distinguishes_null_from_absent() -> None:
     document = make_document()
     document.set(("peft", "bias"), None, SourceLocation("f", 5))
     assert document.has(("peft", "bias"))
@@ -207,13 +207,13 @@ def test_has_tells_null_from_absent() -> None:
     assert document.get(("seed", "deeper"), "default") == "default"
 
 
-def test_remove_forgets_the_places_below() -> None:
+def test_remove_drops_the_locations_of_nested_keys() -> None:
     document = make_document()
     assert document.remove(("peft", "rank_pattern")) == {"a": 1}
     assert document.place_of(("peft", "rank_pattern", "a")) == "f:1"
 
 
-def test_move_takes_the_places_along() -> None:
+def test_move_keeps_locations() -> None:
     document = make_document()
     document.move(("peft", "rank_pattern"), ("model", "ranks"))
     assert document.data["model"] == {"ranks": {"a": 1}}
@@ -221,7 +221,7 @@ def test_move_takes_the_places_along() -> None:
     assert not document.has(("peft", "rank_pattern"))
 
 
-def test_merge_lays_key_by_key_and_replaces_lists() -> None:
+def test_merge_works_key_by_key_and_replaces_lists() -> None:
     document = make_document()
     document.set(("names",), [1, 2], SourceLocation("f", 7))
     over = Document({"peft": {"lora_r": 4, "rank_pattern": {"b": 2}}, "names": [3]}, {}, "over")

@@ -1,4 +1,4 @@
-"""Sentences for mistakes: what was found, what would be right, the nearest valid name."""
+"""Messages for mistakes: what was found, what is expected, and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_sentence(values: dict[str, Any], sentence: str) -> None:
     assert found[0].startswith(sentence)
 
 
-def test_a_missing_key_is_placed_at_its_section() -> None:
+def test_a_missing_key_is_located_at_its_section() -> None:
     assert explain({"lora_r": 8}) == ["f:1  peft.path: missing; add it under peft:"]
 
 

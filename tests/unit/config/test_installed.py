@@ -1,4 +1,4 @@
-"""Fields of config classes, read from source without importing it."""
+"""Fields of config classes, read from their source without importing it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_types_from_source(package: str) -> None:
     assert package not in sys.modules
 
 
-def test_defaults_that_are_written_out_are_known(package: str) -> None:
+def test_literal_defaults_are_read(package: str) -> None:
     fields = read_fields(f"{package}.module", "Defaults")
     assert {name: field.default for name, field in fields.items() if field.is_default_known} == {
         "number": -1,

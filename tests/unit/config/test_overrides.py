@@ -1,4 +1,4 @@
-"""`key=value` words: values in YAML syntax, later ones win, mistakes together."""
+"""`key=value` overrides: values in YAML syntax, later ones win, mistakes are reported together."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_values(word: str, value: Any) -> None:
     assert document.place_of(("a", "b")) == "command line"
 
 
-def test_a_later_word_wins() -> None:
+def test_a_later_override_wins() -> None:
     assert read_overrides(["a.b=1", "a.c=2", "a.b=3"]).data == {"a": {"b": 3, "c": 2}}
     assert read_overrides(["a=1", "a.b=2"]).data == {"a": {"b": 2}}
 

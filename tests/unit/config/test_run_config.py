@@ -1,4 +1,4 @@
-"""The resolved file reads back as the same run; the fingerprint hashes what decides the numbers."""
+"""The resolved file reads back as the same run; the fingerprint covers exactly what determines the results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load(write_run: Write, name: str = "run", **sections: Any) -> RunConfig:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_what_is_written_reads_back_as_the_same_run(run: str, write_run: Write, tmp_path: Path) -> None:
+def test_a_written_configuration_reads_back_as_the_same_run(run: str, write_run: Write, tmp_path: Path) -> None:
     config = load(write_run, **RUNS[run])
     file = tmp_path / "resolved.yaml"
     file.write_text(config.to_yaml(), encoding="utf-8")
@@ -62,7 +62,7 @@ def test_what_is_written_reads_back_as_the_same_run(run: str, write_run: Write, 
     assert again.warnings == ()
 
 
-def test_all_runs_differ(write_run: Write) -> None:
+def test_different_runs_have_different_fingerprints(write_run: Write) -> None:
     configs = {name: load(write_run, **sections) for name, sections in RUNS.items()}
     same = {"defaults", "texts like numbers", "chinese"}  # these differ in names and folders, and in the base model
     prints = [config.fingerprint() for name, config in configs.items() if name not in same - {"defaults"}]
@@ -96,7 +96,7 @@ def test_the_fingerprint_ignores(sections: dict[str, Any], write_run: Write) -> 
         ({"peft": {"rank_pattern": {"q": 4}}}, "peft.rank_pattern.q", None, 4),
     ],
 )  # fmt: skip
-def test_the_fingerprint_sees(sections: dict[str, Any], key: str, old: Any, new: Any, write_run: Write) -> None:
+def test_the_fingerprint_covers(sections: dict[str, Any], key: str, old: Any, new: Any, write_run: Write) -> None:
     plain, other = load(write_run), load(write_run, "other", **sections)
     assert other.fingerprint() != plain.fingerprint()
     assert find_differences(plain.to_dict(), other.to_dict())[key] == (old, new)
@@ -111,13 +111,13 @@ def test_flatten() -> None:
     assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
 
 
-def test_no_secret_can_stand_in_the_resolved_file(write_run: Write) -> None:
+def test_the_resolved_file_never_holds_a_secret(write_run: Write) -> None:
     config = load(write_run, model={"use_auth_token": True})
     assert config.to_dict()["model"]["token"] is True
     assert "hub_token" not in config.to_yaml()
 
 
-def test_a_key_that_an_earlier_version_did_not_have_is_its_default(write_run: Write) -> None:
+def test_a_key_missing_from_an_earlier_version_gets_its_default(write_run: Write) -> None:
     new = load(write_run, peft={"rank_pattern": {"q": 4}}).to_dict()
     old = {name: dict(section) if isinstance(section, dict) else section for name, section in new.items()}
     for section, key in (("dataset", "quoting"), ("training", "callbacks"), ("peft", "adapter_path")):

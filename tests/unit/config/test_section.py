@@ -1,4 +1,4 @@
-"""The strict base: nothing unknown, nothing cast in silence, numbers in every spelling."""
+"""The strict base class: no unknown keys, no silent casts, numbers in every spelling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a number, a word or nothing in YAML 1.2, and that written texts read back as texts."""
+"""YAML 1.2 scalars: numbers, strings and nulls; written strings read back as strings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.config.yaml_text import dump_yaml, parse_value
 
 
 @pytest.mark.parametrize("word", ["on", "off", "yes", "no", "y", "n", "On", "NO", "1.2.3", "1e", "e5", "0x", "a=b"])
-def test_words_stay_words(word: str) -> None:
+def test_words_stay_strings(word: str) -> None:
     assert parse_value(word) == word
 
 
@@ -48,7 +48,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_written_texts_read_back_as_texts(text: str) -> None:
+def test_written_strings_read_back_as_strings(text: str) -> None:
     written = dump_yaml({"key": text, text: [text]})
     assert parse_value(written) == {"key": text, text: [text]}
     assert yaml.safe_load(written) == {"key": text, text: [text]}

@@ -1,4 +1,4 @@
-"""The hub's folders are where huggingface_hub itself looks for them."""
+"""The hub's cache folders are where huggingface_hub itself looks for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = ("HF_HOME", "XDG_CACHE_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
         {"HUGGINGFACE_HUB_CACHE": "/scratch/older", "HF_HUB_CACHE": "$HOME/newer"},
     ],
 )
-def test_the_folders_are_the_librarys(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folders_equal_the_librarys(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

@@ -1,4 +1,4 @@
-"""Problems as lines, in order, and the exit codes of each kind of error."""
+"""Problems are formatted as lines, in order; each kind of error has its exit code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_problem_is_one_line(problem: Problem, line: str) -> None:
     assert str(problem) == line
 
 
-def test_problems_stand_in_order_of_file_and_line() -> None:
+def test_problems_are_sorted_by_file_and_line() -> None:
     places = ["command line", "b.yaml:2", "a.yaml:10", "a.yaml", "a.yaml:9", "a.yaml:9", "C:/x.yaml:3"]
     error = ConfigError(Problem(str(number), place=place) for number, place in enumerate(places))
     assert [problem.place for problem in error.problems] == [
@@ -31,7 +31,7 @@ def test_problems_stand_in_order_of_file_and_line() -> None:
     assert str(error).splitlines()[0] == "C:/x.yaml:3  6"
 
 
-def test_a_sentence_is_a_problem_without_a_place() -> None:
+def test_a_plain_message_is_a_problem_without_location() -> None:
     assert ConfigError("wrong").problems == [Problem("wrong")]
 
 

@@ -1,4 +1,4 @@
-"""Whatever stands in a JSON file: it is read, or there is one sentence that says why not."""
+"""Any JSON file is read, or refused in one sentence that gives the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("content", "said"), BROKEN)
-def test_what_is_no_json_is_said(content: bytes, said: str, tmp_path: Path):
+def test_invalid_json_is_reported(content: bytes, said: str, tmp_path: Path):
     with pytest.raises(NotJsonError) as raised:
         parse_json(content)
     assert said in str(raised.value)
@@ -30,7 +30,7 @@ def test_what_is_no_json_is_said(content: bytes, said: str, tmp_path: Path):
     assert find_object(file) == {}
 
 
-def test_other_things_than_an_object(tmp_path: Path):
+def test_values_other_than_an_object(tmp_path: Path):
     file = tmp_path / "x.json"
     file.write_text("[1]")
     with pytest.raises(UserError, match=r"x\.json: is not a JSON object"):

@@ -1,4 +1,4 @@
-"""What the machine refuses is a sentence for every command; what a line of ours raises keeps its traceback."""
+"""Machine errors become one sentence in every command; errors raised by our own code keep their traceback."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _full(folder: Path) -> None:
         (_full, "the disk is full; free some space, then run the same command again"),
     ],
 )
-def test_what_the_machine_refuses(act: Callable[[Path], Any], said: str, tmp_path: Path, capsys):
+def test_machine_errors_become_one_sentence(act: Callable[[Path], Any], said: str, tmp_path: Path, capsys):
     def main(_: argparse.Namespace) -> dict[str, Any]:
         act(tmp_path)
         return {}
@@ -64,7 +64,7 @@ def test_what_the_machine_refuses(act: Callable[[Path], Any], said: str, tmp_pat
     assert shown.startswith("error: ")
 
 
-def test_a_missing_library_is_said(monkeypatch, capsys):
+def test_a_missing_library_is_reported(monkeypatch, capsys):
     def main(_: argparse.Namespace) -> dict[str, Any]:
         require_launched()
         return {}
@@ -84,7 +84,7 @@ def test_other_errors_keep_their_traceback(error: Exception):
         run_cli(main, build_parser("x.py", "x"), [])
 
 
-def test_whose_error_it_is():
+def test_errors_are_attributed_to_library_or_project():
     from utils.cli import command_line
 
     def raise_in(file: str, line: str) -> Exception:
@@ -101,7 +101,7 @@ def test_whose_error_it_is():
         exec(compile("{}['a']", "/x/transformers/any.py", "exec"))
 
 
-def test_a_disk_without_locks_is_said_and_used(tmp_path: Path, monkeypatch, caplog):
+def test_a_disk_without_locks_is_used_with_a_warning(tmp_path: Path, monkeypatch, caplog):
     def refuse(*_: Any) -> None:
         raise OSError(37, os.strerror(37))  # ENOLCK: what a network disk without its lock service says
 

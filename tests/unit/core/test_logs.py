@@ -1,4 +1,4 @@
-"""Telemetry is off before a library is imported, unless the user has decided; log lines hide secrets."""
+"""Telemetry is off before a library is imported, unless the user decided otherwise; log lines hide secrets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _ask(**settings: str) -> tuple[bool, dict[str, str | None], str]:
     return is_off, switches, done.stderr
 
 
-def test_telemetry_is_off_and_no_line_holds_a_secret() -> None:
+def test_telemetry_is_off_and_logs_hide_secrets() -> None:
     is_off, switches, said = _ask()
     assert is_off
     assert set(switches.values()) == {"1"}
@@ -51,7 +51,7 @@ def test_telemetry_is_off_and_no_line_holds_a_secret() -> None:
 
 
 @pytest.mark.parametrize("name", TELEMETRY_SWITCHES)
-def test_the_users_choice_stays(name: str) -> None:
+def test_the_users_telemetry_choice_is_kept(name: str) -> None:
     is_off, switches, _ = _ask(**{name: "0"})
     assert not is_off
     assert switches == {each: "0" if each == name else None for each in TELEMETRY_SWITCHES}
@@ -72,8 +72,10 @@ def test_the_users_choice_stays(name: str) -> None:
         ("WORLD_SIZE=4 RANK=3 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 MASTER_PORT=29500", None),
     ],
 )
-def test_what_no_launcher_sets_is_refused(given: str, said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that takes itself for another one's second would write nothing, and say nothing."""
+def test_inconsistent_launcher_variables_are_refused(
+    given: str, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that takes itself for a second rank would silently write nothing."""
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for each in given.split():

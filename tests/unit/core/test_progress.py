@@ -1,4 +1,4 @@
-"""Lines where there is no terminal, a live line where there is one, none where it is not wanted."""
+"""Progress: lines without a terminal, a live bar on one, nothing when switched off."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print("done", file=sys.stderr)
 
 
 def work(**environment: str) -> str:
-    """Do a piece of work on a terminal, and give what it shows."""
+    """Do some work on a terminal and return what it shows."""
     main, terminal = pty.openpty()
     command = [sys.executable, "-c", WORK.format(root=str(ROOT))]
     done = subprocess.Popen(command, stderr=terminal, env={**os.environ, "COLUMNS": "120", **environment})

@@ -18,7 +18,7 @@ def test_names() -> None:
     ("package", "some"),
     [("adapters", {"lora", "none", "head_only"}), ("datasets", {"glue", "custom"}), ("metrics", {"f1"})],
 )
-def test_plug_ins_are_the_files_with_a_marker(package: str, some: set[str]) -> None:
+def test_plugins_are_the_files_with_a_marker(package: str, some: set[str]) -> None:
     listed = registry.names(package)
     assert some <= set(listed)
     assert list(listed) == sorted(listed)
@@ -26,7 +26,7 @@ def test_plug_ins_are_the_files_with_a_marker(package: str, some: set[str]) -> N
     assert all(registry.load(package, name) for name in listed)
 
 
-def test_a_new_file_or_folder_is_a_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_file_or_folder_is_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "adapters"
     (package / "folder").mkdir(parents=True)
     (package / "__init__.py").write_text("class Config: ...\n")
@@ -68,7 +68,7 @@ def test_an_added_folder_is_searched_after_the_librarys_own(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("value", ["", "../lora", "lora.Config", "__init__", "adapter", "os"])
-def test_what_is_no_plug_in_is_not_loaded(value: str) -> None:
+def test_files_that_are_not_plugins_are_not_loaded(value: str) -> None:
     assert not registry.has("adapters", value)
     with pytest.raises(KeyError):
         registry.load("adapters", value)

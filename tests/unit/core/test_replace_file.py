@@ -1,4 +1,4 @@
-"""Files are there whole or not at all, and what killed processes have left beside them goes."""
+"""Files are replaced atomically, and leftovers of killed processes are removed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with getattr(module, sys.argv[1])(Path(sys.argv[2])) as beside:
 
 
 @pytest.mark.parametrize("kind", ["replace_file", "folder_beside"])
-def test_what_a_killed_process_left_goes_with_the_next(kind: str, tmp_path: Path) -> None:
+def test_the_next_write_removes_a_killed_processes_leftovers(kind: str, tmp_path: Path) -> None:
     target = tmp_path / "a[1].json"
     replace_text(target, "whole")
     for _ in range(2):

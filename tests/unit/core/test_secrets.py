@@ -1,4 +1,4 @@
-"""No secret is written down; what only looks like one stays readable."""
+"""Secrets are never written; text that only looks like one stays readable."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_secrets_are_hidden(words: list[str]) -> None:
         ["dataset.path=https://example.org/x@y"],
     ],
 )
-def test_other_words_stay(words: list[str]) -> None:
+def test_ordinary_words_are_kept(words: list[str]) -> None:
     assert mask_command(words) == words
 
 
-def test_values_that_are_no_text_stay() -> None:
+def test_values_that_are_not_text_are_kept() -> None:
     assert mask_value("model.token", True) is True
     assert mask_value("seed", 42) == 42
 
@@ -81,12 +81,12 @@ def test_texts(text: str, shown: str) -> None:
     assert holds_secret(text) is (text != shown)
 
 
-def test_a_padded_key_behind_its_option_is_learnt() -> None:
+def test_a_padded_key_after_its_option_is_remembered() -> None:
     learn_command(["--hub_token", "c2hvcnQtc2VjcmV0=="])
     assert mask_text("refused: c2hvcnQtc2VjcmV0==") == "refused: ***"
 
 
-def test_what_was_learnt_is_hidden_wherever_it_turns_up() -> None:
+def test_a_remembered_secret_is_hidden_everywhere() -> None:
     learn_command(["--hub_token", "short1", "model.password=it's \\ mine", "--run", "https://me:Zx9@h/y"])
     learn_text("https://h/?sig=0a1b2c and ssh://git@h/x")
     assert mask_text("the word short1 and shorter1, Zx9 and Zx99") == "the word *** and shorter1, *** and Zx99"

@@ -1,4 +1,4 @@
-"""Signals: obeyed at once outside `deferred`, noted inside, and a second one ends the process."""
+"""Signals: handled at once outside `deferred`, recorded inside it; a second one ends the process."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def ask(number: int = signal.SIGTERM) -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
 )
-def test_at_once(number, code):
+def test_outside_deferred_a_signal_acts_at_once(number, code):
     with pytest.raises(Interrupted, match=signal.Signals(number).name) as stopped, handling_signals():
         ask(number)
     assert stopped.value.exit_code == code
     assert not interruption_requested(), "nothing is left of it"
 
 
-def test_inside_it_is_noted_and_obeyed_where_it_is_asked_for():
+def test_inside_deferred_a_signal_acts_at_the_next_check():
     reached = []
     with pytest.raises(Interrupted) as stopped, handling_signals(), deferred():  # noqa: PT012  the signal comes in the middle of it
         ask(signal.SIGINT)
@@ -50,21 +50,21 @@ def test_inside_it_is_noted_and_obeyed_where_it_is_asked_for():
     assert stopped.value.exit_code == 130
 
 
-def test_what_nobody_obeyed_is_obeyed_at_the_end():
+def test_an_unchecked_signal_acts_at_the_end_of_deferred():
     with pytest.raises(Interrupted), handling_signals():  # noqa: PT012  the signal comes in the middle of it
         with deferred():
             ask()
         raise AssertionError
 
 
-def test_handlers_are_given_back():
+def test_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
     with handling_signals():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_another_process_was_asked():
+def test_a_signal_to_another_process_exits_with_75():
     with pytest.raises(Interrupted, match="another process") as stopped:
         raise_if_interrupted()
     assert stopped.value.exit_code == 75
@@ -85,7 +85,7 @@ def test_a_second_signal_ends_the_process(second):
     assert f"{second} again: ended at once" in done.stderr
 
 
-def test_under_a_launcher_an_echo_is_no_second_signal():
+def test_under_a_launcher_an_echo_is_not_a_second_signal():
     """The scheduler signals every process, and torchrun passes the signal on."""
     done = run_twice(0, "SIGTERM", LOCAL_RANK="0", RANK="0")
     assert "still here" in done.stdout
@@ -116,7 +116,7 @@ sys.exit(run_cli(main, build_parser("x", ""), []))
 
 
 def test_a_closed_terminal_saves_the_run(tmp_path):
-    """A real terminal is closed under the process: it is told by SIGHUP, and what it prints from then on fails."""
+    """A real terminal is closed under the process, which receives SIGHUP and can no longer print."""
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(ROOT)
@@ -129,14 +129,14 @@ def test_a_closed_terminal_saves_the_run(tmp_path):
     assert (tmp_path / "state").read_text() == "saved"
 
 
-def test_a_second_hangup_is_an_echo():
+def test_a_second_hangup_is_treated_as_an_echo():
     with pytest.raises(Interrupted), handling_signals(), deferred():  # noqa: PT012  the signal comes in the middle of it
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGHUP):
             ask(number)
         assert interruption_requested()
 
 
-def test_under_nohup_nothing_is_heard():
+def test_nohup_ignores_hangups():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with handling_signals():

@@ -1,4 +1,4 @@
-"""What is printed holds no control code but the program's own, and tables and bars still work."""
+"""Output holds no control codes but the program's own, and tables and progress bars still work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CODES = "a\x1b[31mred\x1b]0;title\x07\r\x9b2J\u202eb\x7f"
 SHOWN = "a\\u001b[31mred\\u001b]0;title\\u0007\\u000d\\u009b2J\\u202eb\\u007f"
 
 
-def test_control_codes_are_shown_and_not_obeyed(capsys):
+def test_control_codes_are_shown_but_not_executed(capsys):
     with safe_streams():
         print(CODES)
         sys.stderr.write(f"{CODES}\n")
@@ -36,7 +36,7 @@ def test_rows_as_json_keep_their_values(capsys):
 
 
 @pytest.mark.parametrize("stderr", [False, True])
-def test_tables_are_cleaned_and_keep_their_colours(stderr: bool, capsys, monkeypatch):
+def test_tables_are_sanitised_and_keep_their_colours(stderr: bool, capsys, monkeypatch):
     from rich.table import Table
     from rich.text import Text
 
@@ -59,8 +59,8 @@ def test_progress_bars_of_libraries_still_move(capsys):
     assert capsys.readouterr().err == "\r 10%\r 20%\n\x1b[A\r 30% \\u001b[2J\r     \rdone\\u000dover"
 
 
-def test_no_other_console_is_built():
-    """Each of them would be a way around."""
+def test_no_code_bypasses_the_shared_console():
+    """Any other console would bypass the sanitising."""
     found = []
     for file in (*ROOT.glob("*.py"), *(ROOT / "utils").rglob("*.py")):
         if file.name == "terminal.py":

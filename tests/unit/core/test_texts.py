@@ -1,4 +1,4 @@
-"""Prompt templates, texts of columns, and the names of splits."""
+"""Prompt templates, column texts, and split names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 from utils.core.texts import PromptTemplate, RowError, cut_range, join_answer, parse_split, read_text
 
 
-def test_a_template_puts_columns_in_and_keeps_doubled_braces():
+def test_a_template_inserts_columns_and_keeps_doubled_braces():
     template = PromptTemplate.parse("{{x}} {a}\n{b} {a}:")
     assert template.columns == ("a", "b")
     assert template.render({"a": "one", "b": 2, "c": None}) == "{x} one\n2 one:"
 
 
-def test_braces_in_a_rows_text_are_text():
+def test_braces_in_a_rows_text_are_not_placeholders():
     assert PromptTemplate.parse("{a}").render({"a": "{b} {{"}) == "{b} {{"
 
 
@@ -22,7 +22,7 @@ def test_a_column_may_have_a_space_in_its_name():
 
 
 @pytest.mark.parametrize("template", ["{", "a } b", "{}", '{"a": 1}', "{a:>10}", "{a!r}"])
-def test_what_is_no_column_is_refused_with_a_hint(template):
+def test_an_unknown_column_is_refused_with_a_hint(template):
     with pytest.raises(ValueError, match=r"write \{\{ and \}\}"):
         PromptTemplate.parse(template)
 
@@ -38,7 +38,7 @@ def test_what_is_no_column_is_refused_with_a_hint(template):
         ({"a": {"x": 1}}, "column a holds an object"),
     ],
 )
-def test_what_is_no_text_is_named(row, reason):
+def test_values_that_are_not_text_are_named(row, reason):
     with pytest.raises(RowError, match=reason):
         PromptTemplate.parse("{a}").render(row)
     with pytest.raises(RowError, match=reason):
@@ -49,14 +49,14 @@ def test_what_is_no_text_is_named(row, reason):
     ("prompt", "answer", "joined"),
     [("Answer:", "5", " 5"), ("Answer: ", "5", "5"), ("Answer:\n", "5", "5"), ("Answer:", " 5", " 5"), ("", "5", "5")],
 )
-def test_an_answer_does_not_touch_its_prompt(prompt, answer, joined):
+def test_prompt_and_answer_are_separated(prompt, answer, joined):
     assert join_answer(prompt, answer) == joined
 
 
 @pytest.mark.parametrize(
     "split", ["train", "train[:5]", "train[-3:]", "train[10%:20%]", "train[2:4]", "train[:]", "train[:-10%]"]
 )
-def test_splits_are_cut_as_the_datasets_library_cuts_them(split, tmp_path):
+def test_splits_are_sliced_like_the_datasets_library(split, tmp_path):
     from datasets import load_dataset
 
     (tmp_path / "train.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in range(37)))
@@ -67,6 +67,6 @@ def test_splits_are_cut_as_the_datasets_library_cuts_them(split, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train[5]", "train[:5", "train[a:b]", "train[:5]x", "[:5]", ""])
-def test_what_is_no_split_is_refused(split):
+def test_invalid_splits_are_refused(split):
     with pytest.raises(ValueError, match="is not a split"):
         parse_split(split)

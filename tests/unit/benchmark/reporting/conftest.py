@@ -1,4 +1,4 @@
-"""Suites of run folders with known records, as finished, failed and missing runs leave them."""
+"""Suite folders with known records, as finished, failed and missing runs leave them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARES = {"lora": (294_912, 22_000_000), "full": (21_700_000, 21_700_000), "qst"
 
 
 def build_record(task: str, method: str, seed: int, score: float, device: str = "cuda") -> RunRecord:
-    """Build a record as a run of the task writes it."""
+    """Build a record as a run of this task writes it."""
     metric = OWN_METRIC.get(task, "accuracy")
     metrics: dict[str, float | None] = {"loss": 0.4 + seed / 100, metric: score}
     if task == "gsm8k":
@@ -53,14 +53,14 @@ def build_record(task: str, method: str, seed: int, score: float, device: str = 
 
 
 class SuiteFolder:
-    """A suite's folder that tests fill run by run."""
+    """A suite's folder, filled by the tests run by run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.runs: list[PlannedRun] = []
 
     def plan(self, task: str, method: str, seed: int, grid: dict[str, Any] | None = None, **config: Any) -> PlannedRun:
-        """Plan a run that nobody has started."""
+        """Plan a run that has not started."""
         name = "-".join([task, method, *map(str, (grid or {}).values()), f"s{seed}"])
         plain = "".join(char if char.isalnum() or char in "-_." else "_" for char in name)
         dataset = {"name": "glue" if task != "gsm8k" else "gsm8k", "subset": task}
@@ -72,7 +72,7 @@ class SuiteFolder:
         return run
 
     def finish(self, run: PlannedRun, score: float, device: str = "cuda", **changes: Any) -> RunRecord:
-        """Let a run have succeeded."""
+        """Record a run as successful."""
         record = build_record(run.task, run.method, run.seed, score, device)
         record = dataclasses.replace(record, **{"config_fingerprint": run.fingerprint, **changes})
         write_record(run.folder, record)
@@ -83,7 +83,7 @@ class SuiteFolder:
         return record
 
     def fail(self, run: PlannedRun, status: Any = "failed", note: str = "it ran out of memory") -> None:
-        """Let the suite have noted that a run failed, timed out or was interrupted."""
+        """Record a run as failed, timed out or interrupted."""
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         write_state(run.folder, RunState(status, run.fingerprint, note=note))
 

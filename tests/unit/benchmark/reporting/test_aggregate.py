@@ -1,4 +1,4 @@
-"""Rows over seeds equal an independent computation, and what is missing is neither 0 nor left out."""
+"""Means over seeds equal an independent computation; a missing score is neither counted as 0 nor dropped in silence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(folder: Any, **facts: Any) -> Summary:
     return summarize(folder.facts(**facts), collect_outcomes(folder.runs))
 
 
-def test_means_and_deviations_are_numpys(folder: Any, fill: Any) -> None:
+def test_means_and_deviations_equal_numpys(folder: Any, fill: Any) -> None:
     tasks, methods, seeds = ("mrpc", "rte", "stsb"), ("lora", "full"), (3, 1, 2)
     records = fill(folder, tasks, methods, seeds)
     summary = read(folder)
@@ -83,7 +83,7 @@ def test_missing_and_failed_runs(folder: Any) -> None:
     assert average.num_runs == (2, 6)
 
 
-def test_a_record_of_another_configuration_does_not_count(folder: Any) -> None:
+def test_a_record_of_another_configuration_is_ignored(folder: Any) -> None:
     run = folder.plan("rte", "lora", 1)
     folder.finish(run, 0.9, config_fingerprint="another")
     (outcome,) = collect_outcomes(folder.runs)
@@ -91,7 +91,7 @@ def test_a_record_of_another_configuration_does_not_count(folder: Any) -> None:
     assert "another configuration" in outcome.note
 
 
-def test_older_and_torn_records_are_failures_that_say_why(folder: Any) -> None:
+def test_unreadable_records_are_failures_with_a_reason(folder: Any) -> None:
     older, torn, thin = (folder.plan("rte", "lora", seed) for seed in (1, 2, 3))
     for run in (older, torn):
         folder.finish(run, 0.9)
@@ -107,7 +107,7 @@ def test_older_and_torn_records_are_failures_that_say_why(folder: Any) -> None:
     assert (row.measure("memory"), row.measure("seconds"), row.measure("interval_low")) == (None, None, None)
 
 
-def test_a_failure_is_told_by_note_record_or_log(folder: Any) -> None:
+def test_the_reason_of_a_failure_comes_from_note_record_or_log(folder: Any) -> None:
     by_record, by_log = folder.plan("rte", "lora", 1), folder.plan("rte", "lora", 2)
     folder.finish(by_record, 0.1, status="failed", extra={"error": "ValueError: no\nsuch"})
     folder.fail(by_log, note="")
@@ -119,7 +119,7 @@ def test_a_failure_is_told_by_note_record_or_log(folder: Any) -> None:
     assert summarize(folder.facts(), [first, second]).rows[0].measure("best") is None
 
 
-def test_metrics_that_were_not_defined(folder: Any) -> None:
+def test_undefined_metrics(folder: Any) -> None:
     run = folder.plan("stsb", "lora", 1)
     folder.finish(run, 0.9, metrics={"pearson": None, "loss": 1.0}, best_metric=BestMetric("pearson", None, 1))
     (row,) = read(folder).rows
@@ -141,7 +141,7 @@ def test_mnli_has_a_second_row_from_the_same_run(folder: Any) -> None:
     assert missing.measure("best") is None
 
 
-def test_kinds_are_not_mixed(folder: Any) -> None:
+def test_scores_of_different_evaluations_are_not_mixed(folder: Any) -> None:
     folder.finish(folder.plan("rte", "lora", 1), 0.8, device="cuda")
     folder.finish(folder.plan("rte", "lora", 2), 0.8, device="cpu")
     (row,) = read(folder).rows
@@ -149,7 +149,7 @@ def test_kinds_are_not_mixed(folder: Any) -> None:
     assert row.measure("memory") is None
 
 
-def test_a_task_that_was_not_planned_leaves_no_average(folder: Any) -> None:
+def test_no_average_when_a_task_was_not_planned(folder: Any) -> None:
     folder.finish(folder.plan("rte", "lora", 1), 0.8)
     folder.finish(folder.plan("cola", "lora", 1), 0.6)
     folder.finish(folder.plan("rte", "full", 1), 0.8)
@@ -192,7 +192,7 @@ def compare(folder: Any, scores: dict[str, dict[int, float]], metric: str = "acc
     return comparison
 
 
-def test_better_needs_paired_seeds(folder: Any) -> None:
+def test_better_requires_paired_seeds(folder: Any) -> None:
     lora, full = {1: 0.70, 2: 0.60, 3: 0.65, 9: 0.1}, {3: 0.70, 1: 0.76, 2: 0.653, 8: 0.9}
     found = compare(folder, {"lora": lora, "full": full})
     differences = [full[seed] - lora[seed] for seed in (3, 1, 2)]
@@ -219,7 +219,7 @@ def test_findings(folder: Any, lora: Any, full: Any, metric: str, finding: str) 
     assert compare(folder, {"lora": lora, "full": full}, metric).finding == finding
 
 
-def test_others_are_compared_with_the_methods_of_reference(folder: Any, fill: Any) -> None:
+def test_methods_are_compared_with_the_reference_methods(folder: Any, fill: Any) -> None:
     fill(folder, ("mrpc", "rte"), ("lora", "full", "head-only"), (1, 2))
     found = compare_settings(read(folder, references=("full", "head-only")))
     pairs = [(each.setting.method, each.reference.method) for each in found]

@@ -1,4 +1,4 @@
-"""Runs that have collapsed: which they are, and the means with and without them; and the row that every run has."""
+"""Which runs have collapsed, the means with and without them, and one row per run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(folder: Any) -> dict[str, Path]:
         ("stsb", [0.80, 0.81, 0.01], {3: FAR}),  # it has no baseline
     ],
 )
-def test_which_runs_have_collapsed(task: str, scores: list[float], collapsed: dict[int, str], folder: Any) -> None:
+def test_collapsed_runs_are_detected(task: str, scores: list[float], collapsed: dict[int, str], folder: Any) -> None:
     for seed, score in enumerate(scores, start=1):
         folder.finish(folder.plan(task, "lora", seed), score)
     (row,) = summarize(folder.facts(), collect_outcomes(folder.runs)).rows
@@ -46,7 +46,7 @@ def test_which_runs_have_collapsed(task: str, scores: list[float], collapsed: di
     assert without.mean == pytest.approx(sum(left) / len(left))
 
 
-def test_means_stand_with_and_without_them(folder: Any) -> None:
+def test_means_are_given_with_and_without_collapsed_runs(folder: Any) -> None:
     for seed, score in ((1, 0.6), (2, 0.62), (3, 0.0)):
         folder.finish(folder.plan("cola", "lora", seed), score)
     paths = write(folder)
@@ -59,7 +59,7 @@ def test_means_stand_with_and_without_them(folder: Any) -> None:
     assert row["figures"]["best"]["mean"] == pytest.approx(0.4066667)
 
 
-def test_every_run_has_a_row_with_what_differs(folder: Any) -> None:
+def test_every_run_has_a_row_with_its_settings(folder: Any) -> None:
     record = folder.finish(folder.plan("rte", "lora", 1, training={"learning_rate": 1e-3, "optim": "x"}), 0.7)
     folder.fail(folder.plan("rte", "full", 1, training={"learning_rate": 1e-5, "optim": "x"}), note="=1+1\nkilled")
     first, second = csv.DictReader(write(folder)["runs"].read_text().splitlines())

@@ -1,4 +1,4 @@
-"""Reports are rebuilt from the records: the same records give the same reports, and every file is whole."""
+"""Reports are rebuilt from the records: the same records give the same reports, and no file is left half-written."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_json(folder: Any) -> None:
     assert data["files"]["xlsx"] == "results.xlsx"
 
 
-def test_a_run_that_has_finished_since_then_is_in_the_next_report(folder: Any) -> None:
+def test_a_run_that_finished_later_is_in_the_next_report(folder: Any) -> None:
     run = folder.plan("rte", "lora", 1)
     assert "| missing |" in write(folder)["md"].read_text()
     folder.finish(run, 0.7)
@@ -76,7 +76,7 @@ def test_chinese_workbook(folder: Any, fill: Any) -> None:
     assert paths["csv"].read_bytes().startswith(b"\xef\xbb\xbf")
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_report(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.finish(folder.plan("rte", "lora", 1), 0.7)
     old = write(folder)["xlsx"].read_bytes()
 

@@ -1,4 +1,4 @@
-"""One zip holds the server's files under the right names; what is missing or would be refused is named."""
+"""One zip holds the server's files under the right names; missing and invalid files are reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write(folder: Any) -> Any:
     return write_submission_zips(folder.path, summarize(folder.facts(), collect_outcomes(folder.runs)))
 
 
-def test_row_counts_are_the_servers() -> None:
+def test_row_counts_are_those_the_server_expects() -> None:
     assert {task.file for task in TASKS.values()} | {"MNLI-mm"} == set(TEST_ROWS)
 
 
@@ -76,7 +76,7 @@ def test_best_seed_and_one_zip_per_setting(folder: Any) -> None:
         ("index\tprediction\n" + "\n".join(f"{n + 1}\tentailment" for n in range(3000)), "row 0 is '1\\tentailment'"),
     ],
 )
-def test_files_that_the_server_would_refuse(folder: Any, line: str | None, reason: str) -> None:
+def test_files_the_server_would_reject(folder: Any, line: str | None, reason: str) -> None:
     rte, wnli = folder.plan("rte", "lora", 1), folder.plan("wnli", "lora", 1)
     folder.finish(rte, 0.7)
     folder.finish(wnli, 0.7)

@@ -1,4 +1,4 @@
-"""The suite's page: every run is there, also those without a result, and what they scored stands where it is."""
+"""The suite's page lists every run, including those without a result, and plots scores at their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terminal's last words say over how many runs they are."""
+"""The terminal's summary states how many runs it covers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns stand in the order and under the names that the spreadsheet's readers know."""
+"""Columns have the order and names that readers of the spreadsheet know."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_order_and_names(folder: Any, fill: Any, language: Any, expected: Any) -
     assert table.keys[len(expected) :] == AFTER
 
 
-def test_method_and_grid_tell_rows_apart(folder: Any) -> None:
+def test_rows_are_identified_by_method_and_grid(folder: Any) -> None:
     folder.finish(folder.plan("rte", "lora", 1, {"peft.lora_r": 4}), 0.8)
     folder.finish(folder.plan("rte", "full", 1), 0.8)
     table = build(folder)
@@ -50,7 +50,7 @@ def test_method_and_grid_tell_rows_apart(folder: Any) -> None:
     assert table.num_fixed == 3
 
 
-def test_marks(folder: Any) -> None:
+def test_markers(folder: Any) -> None:
     folder.finish(folder.plan("stsb", "lora", 1), 0.88, device="cpu")
     folder.finish(folder.plan("rte", "lora", 1), 0.7, device="cuda")
     table = build(folder)
@@ -75,7 +75,7 @@ def test_a_loss_is_not_multiplied(folder: Any) -> None:
     assert (cells["best_accuracy"].value, cells["f1"].value, cells["interval_over"].value) == (None, None, None)
 
 
-def test_interval_says_what_it_is_over(folder: Any) -> None:
+def test_interval_label_names_what_it_covers(folder: Any) -> None:
     folder.finish(folder.plan("rte", "lora", 1), 0.7)
     for seed in (1, 3):
         folder.finish(folder.plan("rte", "full", seed), 0.7 + seed / 100)
@@ -101,7 +101,7 @@ def test_statuses(folder: Any) -> None:
     assert cells_of(table, 2)["mean"].value is None
 
 
-def test_runs_have_rows_of_their_own(folder: Any) -> None:
+def test_every_run_has_its_own_row(folder: Any) -> None:
     folder.finish(folder.plan("mnli", "lora", 3), 0.8)
     folder.fail(folder.plan("mnli", "lora", 1), note="no space left")
     table = build_run_table(summarize(folder.facts(), collect_outcomes(folder.runs)), "en")
@@ -119,7 +119,7 @@ def test_settings_have_names(folder: Any) -> None:
     assert summary.name_setting(summary.settings[0]) == "lora, lora_r=4, learning_rate=0.0001"
 
 
-def test_what_runs_kept_of_their_base_has_columns_of_its_own(folder: Any) -> None:
+def test_retention_scores_have_their_own_columns(folder: Any) -> None:
     def kept(change: float) -> dict[str, Any]:
         facts = {"base": 8.0, "tuned": 8.0 + change, "difference": change, "interval": [change - 1, change + 1]}
         return {"held": {"n": 3, "metrics": {"perplexity": facts}}}

@@ -1,4 +1,4 @@
-"""Texts show the numbers to their places, say what is missing, and let no name break the table."""
+"""Text reports show every decimal place, mark missing values, and survive any name."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_chinese(small: Any) -> None:
     assert texts["tex"].isascii()
 
 
-def test_nothing_is_claimed_of_single_seeds(folder: Any) -> None:
+def test_single_seeds_support_no_claims(folder: Any) -> None:
     for method, score in (("lora", 0.7), ("full", 0.9)):
         folder.finish(folder.plan("rte", method, 1), score)
     text = render(folder)["md"]

@@ -1,4 +1,4 @@
-"""Every cell of the workbook is a record's number; nothing is a formula; charts draw what is there."""
+"""Every cell of the workbook is a record's number; no cell is a formula; charts read the sheet's data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rows_of(path: Path, name: str) -> list[dict[str, Any]]:
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
-def test_every_cell_is_the_records(folder: Any, fill: Any) -> None:
+def test_every_cell_equals_the_record(folder: Any, fill: Any) -> None:
     tasks, methods, seeds = ("mrpc", "rte", "stsb"), ("lora", "full"), (1, 3)
     records = fill(folder, tasks, methods, seeds)
     path = write(folder)
@@ -104,7 +104,7 @@ def test_missing_runs(folder: Any) -> None:
     assert "failed" not in cells  # a text in a chart's data would be drawn as 0
 
 
-def test_dress(folder: Any, fill: Any) -> None:
+def test_formatting(folder: Any, fill: Any) -> None:
     fill(folder, ("rte", "stsb"), ("lora", "full"), (1,), "cpu")
     book = load_workbook(write(folder))
     for name in SHEETS:

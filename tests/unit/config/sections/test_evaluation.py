@@ -1,4 +1,4 @@
-"""The evaluation section names sets, gives each a label of its own, and refuses what cannot be meant."""
+"""The evaluation section: its sets, their unique labels, and refused values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from utils.config.sections.evaluation import EvaluationSection, SetSection, TruthfulQASection, label_of
 
 
-def test_defaults_are_the_runs_own_set_at_the_end() -> None:
+def test_by_default_the_runs_own_set_is_scored_at_the_end() -> None:
     section = EvaluationSection()
     assert (section.steps, section.at_end, section.sets, section.max_samples) == (None, True, None, None)
     assert section.set_sections is None
@@ -41,7 +41,7 @@ def test_sets_are_names_or_mappings() -> None:
     ("name", "label"),
     [("openai/gsm8k", "gsm8k"), ("data/test.jsonl", "test"), ("./my set/", "my_set"), ("a.b", "a.b"), ("...", "set")],
 )
-def test_labels_are_fit_for_folders(name: str, label: str) -> None:
+def test_labels_are_valid_folder_names(name: str, label: str) -> None:
     assert label_of(name) == label
 
 
@@ -71,7 +71,7 @@ def test_wrong_values(wrong: dict[str, Any], message: str) -> None:
         EvaluationSection.model_validate(wrong)
 
 
-def test_a_mistake_in_a_set_is_told_in_one_sentence() -> None:
+def test_a_mistake_in_a_set_is_reported_in_one_sentence() -> None:
     with pytest.raises(ValidationError) as caught:
         EvaluationSection.model_validate({"sets": ["gsm8k", {"name": "x", "metrics": ["em_strct"]}]})
     [details] = caught.value.errors()

@@ -1,4 +1,4 @@
-"""The generation section refuses what cannot be meant, and is read without any machine-learning library."""
+"""The generation section: defaults, refused values, and reading it without any ML library."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_wrong_values(wrong: dict[str, Any]) -> None:
         GenerationSection.model_validate(wrong)
 
 
-def test_how_many_at_once_does_not_decide_what_is_written() -> None:
+def test_batch_size_is_not_an_answer_setting() -> None:
     one, other = GenerationSection(batch_size=1, max_batch_tokens=9), GenerationSection()
     assert one.answer_settings() == other.answer_settings()
     assert GenerationSection(min_new_tokens=1).answer_settings() != other.answer_settings()

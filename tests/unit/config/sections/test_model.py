@@ -1,4 +1,4 @@
-"""The model section: shorthands, refusals, and what a folder tells without ML libraries."""
+"""The model section: shorthands, refused values, and what is read from a folder without ML libraries."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_quantization_refuses(written, says):
 
 
 @pytest.mark.parametrize("written", [None, "none"])
-def test_quantization_absent(written):
+def test_no_quantization(written):
     assert ModelSection(name_or_path="a/b", quantization=written).quantization is None
 
 
@@ -66,7 +66,7 @@ def test_dtype_spellings(written, read):
     assert ModelSection(name_or_path="a/b", dtype=written).dtype == read
 
 
-def test_a_literal_secret_is_refused_and_not_repeated_in_the_sentence():
+def test_a_literal_secret_is_refused_and_not_repeated_in_the_message():
     with pytest.raises(ValidationError) as caught:
         ModelSection(name_or_path="a/b", token="hf_secret")
     message = caught.value.errors()[0]["msg"]

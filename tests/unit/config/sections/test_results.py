@@ -1,4 +1,4 @@
-"""The results section refuses what it does not know."""
+"""The results section: defaults and refused values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One home per setting: every field of the installed TrainingArguments has exactly one class."""
+"""Training settings: every field of the installed TrainingArguments belongs to exactly one class."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def installed() -> Any:
     return TrainingArguments
 
 
-def test_the_fields_are_read_from_the_source_as_they_are(installed: Any) -> None:
+def test_fields_read_from_the_source_equal_the_dataclass_fields(installed: Any) -> None:
     real = {field.name for field in fields(installed) if field.init}
     assert set(read_fields("transformers.training_args", "TrainingArguments")) == real
     assert len(real) > 80
@@ -56,12 +56,12 @@ def test_names_removed_upstream_are_really_gone(installed: Any) -> None:
     assert set(RENAMED.values()) <= real
 
 
-def test_bounds_and_choices_are_of_fields_that_exist(installed: Any) -> None:
+def test_bounds_and_choices_name_existing_fields(installed: Any) -> None:
     assert set(_BOUNDS) | set(_CHOICES) <= {field.name for field in fields(installed)}
 
 
 def test_the_librarys_own_defaults_are_accepted(installed: Any) -> None:
-    """What TrainingArguments is without a word from the user may be written into the file."""
+    """The values of a default TrainingArguments may be written into the file."""
     from enum import Enum
 
     section = training_section()
@@ -72,7 +72,7 @@ def test_the_librarys_own_defaults_are_accepted(installed: Any) -> None:
             assert getattr(read, field.name) == default, field.name
 
 
-def test_choices_are_the_librarys(installed: Any) -> None:
+def test_choices_equal_the_librarys(installed: Any) -> None:
     from typing import get_args
 
     from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
@@ -89,7 +89,7 @@ def test_choices_are_the_librarys(installed: Any) -> None:
         assert set(get_args(annotations[name])) == {member.value for member in enum} | others
 
 
-def test_resolved_arguments_build_the_real_thing(installed: Any, tmp_path: Any) -> None:
+def test_resolved_arguments_build_real_training_arguments(installed: Any, tmp_path: Any) -> None:
     settings = {
         "output_dir": str(tmp_path),
         "eval_strategy": "steps",
@@ -125,7 +125,7 @@ def test_resolved_arguments_build_the_real_thing(installed: Any, tmp_path: Any) 
         ({"save_total_limit": None}, {"save_total_limit": None}),
     ],
 )
-def test_our_defaults_lie_under_what_is_written(written: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_written_values_override_our_defaults(written: dict[str, Any], expected: dict[str, Any]) -> None:
     section = training_section().model_validate({"output_dir": "out", **written})
     resolved = resolve_arguments(section, default_task("SEQ_CLS"), 1, "f1")
     assert {key: resolved[key] for key in expected} == expected
@@ -166,7 +166,7 @@ def test_refused(values: dict[str, Any]) -> None:
         training_section().model_validate({"output_dir": "out", **values})
 
 
-def test_the_sft_section_has_what_only_sft_has() -> None:
+def test_sft_only_fields_are_in_the_sft_section() -> None:
     names = set(sft_section().model_fields)
     shared = set(read_fields("transformers.training_args", "TrainingArguments"))
     declared = set(read_fields("trl.trainer.sft_config", "SFTConfig"))

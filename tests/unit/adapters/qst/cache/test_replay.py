@@ -88,7 +88,7 @@ def test_a_batch_of_the_position_tables_size_is_replayed(build_base, put_beside,
 
 @pytest.mark.parametrize("keys", [{"side_layers": [1]}, {"side_layers": "every_2"}, {"checkpoint_side": True}], ids=str)
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_layers_without_a_side_block_are_not_stored(
+def test_replay_with_fewer_or_checkpointed_side_layers(
     build_base, put_beside, start_replay, draw_batch, family, task_type, keys
 ):
     adapted, batch = put_beside(build_base(family, task_type), **keys), draw_batch()
