@@ -6,7 +6,7 @@
     print(run.record.metrics)
     load_run("outputs/my_run").predict(["How many is 2 + 3?"], max_new_tokens=64)
 
-What is named here is what Python code may use; the layers of the rest stand in CONTRIBUTING.md.
+These names are the public API; CONTRIBUTING.md describes the layers below it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Run", "__version__", "load_config", "load_run", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the API when it is asked for: the commands import parts of the library, and start at once."""
+    """Import the API on first access: commands import only parts of the library, to start at once."""
     if name in __all__:
         from utils import api
 
@@ -33,5 +33,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Name the API too, so that help() shows it."""
+    """Include the API, so that help() lists it."""
     return [*globals(), *__all__]

@@ -97,6 +97,7 @@ def test_mistakes_are_told_before_anything_is_loaded(tmp_path):
         f"task_type: CAUSAL_LM\nmodel: {{name_or_path: {ROOT}/examples/quickstart/base}}\ndataset: {{name: gsm8k}}\n"
     )
     (run / "config.json").write_text("{}")
+    (run / "checkpoint-of-mine").mkdir()
     (tmp_path / "in.csv").write_text("id,body\n1,x\n")
     (tmp_path / "empty.txt").write_text("")
     text = ["--input_text", "a"]

@@ -27,8 +27,8 @@ from utils.core.terminal import open_missing_streams, reserve_stdout, safe_strea
 
 _HEAD_START_S = 2.0
 
-# Nearly a million objects of the imported libraries stay; with Python's own third threshold of 10 they are searched for
-# garbage 14 times while they are made, a fifth of the time that the imports take. Young garbage is collected as ever.
+# Importing the libraries creates nearly a million objects that stay; with Python's third threshold of 10, they are
+# searched for garbage 14 times, a fifth of the imports' time. Young garbage is collected as usual.
 _GC_THRESHOLDS = (700, 10, 200)
 
 Answer = dict[str, Any]
@@ -96,7 +96,7 @@ def _flush_output() -> None:
 
 
 def _print_answer(answer: Answer, file: TextIO, code: int) -> int:
-    """Print the one JSON object; returns the exit code, which is another where it cannot be printed."""
+    """Print the JSON object, and return the exit code, that of a failure if it cannot be printed."""
     shown = json.dumps(mask_tree(answer, but=("answers",)), ensure_ascii=False, default=str)
     try:
         with file:

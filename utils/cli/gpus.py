@@ -24,8 +24,6 @@ def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
     if choice is None or "LOCAL_RANK" in os.environ:
         return
     indices = choice.replace(" ", "").split(",")
-    if len(set(indices)) < len(indices):
-        raise UserError(f"--gpu {choice}: one GPU is named twice")
     present = list_gpus()
     for index in indices:
         if not index.isdecimal():
@@ -33,6 +31,8 @@ def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
         if int(index) >= len(present):
             has = f"GPUs 0 to {len(present) - 1}" if present else "no NVIDIA GPU"
             raise UserError(f"--gpu {choice}: there is no GPU {index}; this machine has {has}")
+    if len(set(indices)) < len(indices):
+        raise UserError(f"--gpu {choice}: one GPU is named twice")
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(present[int(index)] for index in indices)
     if len(indices) > 1:
         rest = _without_option(words, "--gpu")

@@ -37,10 +37,10 @@ def is_main_process() -> bool:
 
 
 def require_ranks() -> None:
-    """Check the numbers by which a launcher's processes know each other: one that is wrong would write nothing.
+    """Check the environment variables by which a launcher numbers its processes; a wrong one would lose all output.
 
     Raises:
-        UserError: One is no number, or of a process that the others do not count, or not all are there.
+        UserError: A variable is not a whole number, is out of range, or is missing.
     """
     given = {name: os.environ[name] for name in _RANKS if name in os.environ}
     for name, value in given.items():

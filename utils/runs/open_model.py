@@ -29,6 +29,7 @@ from utils.runs.hub import find_run_folder
 from utils.runs.inputs import list_edited_extensions
 from utils.runs.model_ref import PublishedModel, TrainedModel
 from utils.tasks.task import default_task, load_task, task_types
+from utils.trainer.checkpoint_files import find_step, list_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,8 @@ def choose_weights(name: str, checkpoint: int | None = None, best: bool = False)
     if checkpoint is not None:
         folder = run / f"checkpoint-{checkpoint}"
         if run.is_dir() and not folder.is_dir():
-            there = sorted(int(each.name.split("-")[1]) for each in run.glob("checkpoint-*"))
-            known = f"there are: {', '.join(map(str, there))}" if there else "it has none"
+            there = [str(find_step(each)) for each in list_checkpoints(run)]
+            known = f"there are: {', '.join(there)}" if there else "it has none"
             raise UserError(f"--run {name} --checkpoint {checkpoint}: no such checkpoint; {known}")
         return folder
     return run

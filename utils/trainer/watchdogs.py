@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from utils.core.errors import LoraNsError
+from utils.core.texts import shorten
 from utils.generation.model_state import keep_random_state
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 _SKIPPED_STEPS = 25
 """Consecutive steps that a gradient scaler may skip while searching for its scale; fp16 only."""
 _SHOWN_ROWS = 16
-_SHOWN_LETTERS = 80
 
 
 class NotFiniteError(LoraNsError):
@@ -107,7 +107,7 @@ class NanGuard:
 def _show_row(trainer: Trainer, row: int) -> str:
     ids = trainer.train_dataset[row].get("input_ids", [])
     text: str = trainer.processing_class.decode(ids, skip_special_tokens=True)
-    return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}..."
+    return shorten(text)
 
 
 def try_longest_batch(trainer: Trainer, dataloader: DataLoader[Any], wanted: bool | Literal["auto"]) -> None:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from packaging.version import Version
 from peft import PeftConfig
 from peft.utils import PeftType
 
@@ -90,9 +91,8 @@ def add_peft_type() -> PeftType:
 
 
 def _require_tested(version: str) -> None:
-    major, minor = (int(part) for part in version.split(".")[:2])
     first, end = (".".join(map(str, each)) for each in TESTED)
-    if not TESTED[0] <= (major, minor) < TESTED[1]:
+    if not TESTED[0] <= Version(version).release[:2] < TESTED[1]:
         raise ModelError(
             f"peft.method: qst needs peft >= {first}, < {end}, and {version} is installed: QST joins peft's list of "
             f"methods, whose inside changes; run pip install 'peft>={first},<{end}'"

@@ -63,7 +63,7 @@ def test_an_untested_peft_is_refused(version):
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("version", ["0.21.0", "0.21.2", "0.21.2.post1"])
+@pytest.mark.parametrize("version", ["0.21.0", "0.21.2", "0.21.2.post1", "0.21rc1"])
 def test_a_tested_peft_is_accepted(version):
     config._require_tested(version)
 
