@@ -1,4 +1,4 @@
-"""A zip of rows is unpacked into the cache, and nothing of it lands anywhere else."""
+"""A zip of rows is extracted into the cache, and nothing is written outside it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_zip(path: Path, files: dict[str, str]) -> Path:
     return path
 
 
-def test_rows_are_unpacked_side_by_side_and_once(tmp_path):
+def test_an_archive_is_extracted_flat_and_once(tmp_path):
     path = write_zip(
         tmp_path / "a.zip", {"data/x.jsonl": "{}\n", "readme.txt": "no", "__MACOSX/data/._x.jsonl": "no", "y.jsonl": ""}
     )
@@ -31,7 +31,7 @@ def test_rows_are_unpacked_side_by_side_and_once(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../x.jsonl", "/tmp/x.jsonl", "data/../../x.jsonl", "..\\x.jsonl", "C:/x.jsonl"])
-def test_a_path_out_of_the_folder_is_refused(tmp_path, name):
+def test_a_path_outside_the_folder_is_refused(tmp_path, name):
     path = write_zip(tmp_path / "a.zip", {"good.jsonl": "{}\n", name: "{}\n"})
     with pytest.raises(DataError, match="a path that leads out of the folder"):
         unpack_rows(path)
@@ -48,7 +48,7 @@ def test_a_link_is_refused(tmp_path):
         unpack_rows(path)
 
 
-def test_what_is_no_zip_of_rows_is_refused(tmp_path, monkeypatch):
+def test_files_that_are_not_a_zip_of_rows_are_refused(tmp_path, monkeypatch):
     text = tmp_path / "text.zip"
     text.write_text("no zip")
     with pytest.raises(DataError, match="not a whole zip"):

@@ -1,4 +1,4 @@
-"""Conversations through chat templates: only assistant turns are trained on, each with the token that ends it."""
+"""Conversations through chat templates: only assistant turns are trained on, each with its end token."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def chat(*texts: str, system: str | None = None, **keys) -> Example:
 
 
 def runs(encoder, encoded) -> list[str]:
-    """Return the trained texts, one per run of trained tokens."""
+    """Return the trained texts, one per run of consecutive trained tokens."""
     found: list[list[int]] = [[]]
     for label in encoded.labels:
         if label == MASKED:
@@ -89,7 +89,7 @@ def test_assistant_turns_and_their_ends_are_trained(make_encoder, template, end,
 
 @pytest.mark.parametrize("template", ["chatml", "llama3", "llama2", "phi3"])
 @pytest.mark.parametrize("num_exchanges", [1, 2])
-def test_the_prompt_to_generate_from_is_that_of_training(make_encoder, template, num_exchanges):
+def test_the_generation_prompt_equals_the_training_prompt(make_encoder, template, num_exchanges):
     encoder = make_encoder(template)
     example = chat(*["One?", "First.", "Two?", "Second."][: 2 * num_exchanges])
     encoded = encoder.encode(example)
@@ -103,7 +103,7 @@ def test_the_prompt_to_generate_from_is_that_of_training(make_encoder, template,
     assert prompt == encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def test_turns_cut_one_by_one_are_the_running_text_where_a_tokenizer_adds_spaces(spaced_tokenizer, chat_templates):
+def test_turns_encoded_separately_equal_the_whole_text_when_a_tokenizer_adds_spaces(spaced_tokenizer, chat_templates):
     tokenizer = copy.deepcopy(spaced_tokenizer)
     tokenizer.chat_template = chat_templates["llama2"]
     turns = LONG.messages[1:]
@@ -111,7 +111,7 @@ def test_turns_cut_one_by_one_are_the_running_text_where_a_tokenizer_adds_spaces
     assert encoded.input_ids == tokenizer.apply_chat_template(list(turns), return_dict=False)
 
 
-def test_our_chatml_is_the_one_of_these_tests(text_tokenizer):
+def test_our_chatml_equals_the_one_of_these_tests(text_tokenizer):
     tokenizer = text_tokenizer("chatml")
     tokenizer.chat_template = CHATML
     encoder = ExampleEncoder(tokenizer, 200)
@@ -123,7 +123,7 @@ def test_a_template_that_trims_is_followed(make_encoder):
     assert runs(encoder, encoder.encode(chat("One?", "  First. \n"))) == ["First.<|eot|>"]
 
 
-def test_no_second_beginning_of_text(make_encoder):
+def test_no_second_bos_token(make_encoder):
     encoder = make_encoder("llama3", bos=True)
     ids = encoder.encode(LONG).input_ids
     assert ids.count(encoder.tokenizer.bos_token_id) == 1
@@ -142,7 +142,7 @@ def test_prompt_and_answer_become_turns(make_encoder):
     assert encoder.encode(Example("Empty", "")).num_trained == 0
 
 
-def test_a_runs_system_turn_gives_way_to_a_rows_own(make_encoder):
+def test_a_rows_system_turn_replaces_the_runs(make_encoder):
     encoder = make_encoder("chatml", system_prompt="Be kind.")
     own, added = (encoder.tokenizer.decode(encoder.encode(row).input_ids) for row in (LONG, chat("a", "b")))
     assert "Be brief." in own
@@ -151,7 +151,7 @@ def test_a_runs_system_turn_gives_way_to_a_rows_own(make_encoder):
 
 
 @pytest.mark.parametrize("template", ["llama2", "forgets_system"])
-def test_a_system_turn_that_the_template_has_no_place_for_goes_to_the_users(make_encoder, template):
+def test_an_unsupported_system_turn_is_merged_into_the_user_turn(make_encoder, template):
     encoder = make_encoder(template)
     encoded = encoder.encode(LONG)
     assert encoded == replace(encoder.encode(chat("Be brief.\n\nOne?", *LONG_TEXTS[1:])), notes=encoded.notes)
@@ -165,7 +165,7 @@ def test_a_system_turn_that_the_template_has_no_place_for_goes_to_the_users(make
     assert run == encoded, "the run's own system text too"
 
 
-def test_a_system_turn_within_a_conversation_is_left_to_the_template(make_encoder):
+def test_a_system_turn_inside_a_conversation_is_left_to_the_template(make_encoder):
     turns = (*LONG.messages[1:3], LONG.messages[0], *LONG.messages[3:])
     encoder = make_encoder("chatml")
     assert "system\nBe brief." in encoder.tokenizer.decode(encoder.encode(Example(messages=turns)).input_ids)
@@ -176,7 +176,7 @@ def test_a_system_turn_within_a_conversation_is_left_to_the_template(make_encode
         assert encoded.notes == (SYSTEM_FOLDED,)
 
 
-def test_turns_of_one_role_are_joined_only_where_the_template_wants_that(make_encoder):
+def test_consecutive_turns_of_a_role_are_joined_only_if_the_template_requires_it(make_encoder):
     texts = [("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d")]
     example = Example(messages=tuple({"role": role, "content": text} for role, text in texts))
     encoder = make_encoder("chatml")
@@ -201,7 +201,7 @@ def test_turns_of_one_role_are_joined_only_where_the_template_wants_that(make_en
         )
 
 
-def test_thoughts_of_joined_turns_are_joined_too(make_encoder):
+def test_reasoning_of_joined_turns_is_joined_too(make_encoder):
     turns = [{"role": "assistant", "content": text, "reasoning_content": f"why {text}"} for text in "ab"]
     encoder = make_encoder("alternating")
     encoded = encoder.encode(Example(messages=(LONG.messages[1], *turns)))
@@ -212,7 +212,7 @@ def test_thoughts_of_joined_turns_are_joined_too(make_encoder):
     assert joined == [{"role": "assistant", "content": "a\n\nb", "reasoning_content": "why a\n\nwhy b"}]
 
 
-def test_a_text_and_a_call_of_one_answer_are_joined_where_roles_alternate(make_encoder):
+def test_text_and_tool_call_of_one_answer_are_joined_where_roles_alternate(make_encoder):
     encoder = make_encoder("tools")
     said = {"role": "assistant", "content": "I add."}
     example = replace(CALLING, messages=(CALLING.messages[0], said, *CALLING.messages[1:]))
@@ -227,7 +227,7 @@ def test_a_text_and_a_call_of_one_answer_are_joined_where_roles_alternate(make_e
     assert runs(encoder, encoder.encode(example))[0] == 'I add.{"name": "add", "arguments": {"a": 2}}<|im_end|>'
 
 
-def test_a_first_turn_of_the_assistants_is_read_and_not_trained_on(make_encoder):
+def test_an_opening_assistant_turn_is_context_and_not_trained_on(make_encoder):
     opening = {"role": "assistant", "content": "Welcome."}
     example = Example(messages=(opening, *LONG.messages[1:]))
     encoder = make_encoder("chatml")
@@ -245,21 +245,21 @@ def test_a_first_turn_of_the_assistants_is_read_and_not_trained_on(make_encoder)
         encoder.encode(Example(messages=(opening,)))
 
 
-def test_no_template_says_what_to_set(make_encoder):
+def test_a_missing_template_says_what_to_set(make_encoder):
     with pytest.raises(ModelError, match=r"model\.chat_template to chatml"):
         make_encoder().encode(LONG)
     with pytest.raises(ModelError, match=r"model\.chat_template"):
         _ = make_encoder(as_chat=True).stop_token_ids
 
 
-def test_a_template_that_ends_turns_by_no_token_is_refused(make_encoder):
+def test_a_template_without_end_of_turn_token_is_refused(make_encoder):
     encoder = make_encoder("never_ends")
     with pytest.raises(ModelError, match=r"could not learn to stop; set model\.extra_special_tokens: "):
         encoder.encode(LONG)
     assert encoder.stop_token_ids == (encoder.tokenizer.eos_token_id,), "prompts without chats still stop"
 
 
-def test_chatml_in_pieces_is_refused(load_tokenizer_of):
+def test_chatml_without_its_special_tokens_is_refused(load_tokenizer_of):
     for family in ("llama", "qwen2"):
         tokenizer = load_tokenizer_of(family)
         tokenizer.chat_template = CHATML
@@ -267,12 +267,12 @@ def test_chatml_in_pieces_is_refused(load_tokenizer_of):
             _ = ChatTemplate(tokenizer).end_of_turn
 
 
-def test_a_template_that_opens_otherwise_is_refused(make_encoder):
+def test_a_template_with_another_generation_prompt_is_refused(make_encoder):
     with pytest.raises(ModelError, match="prompt and answer cannot be told apart"):
         make_encoder("opens_otherwise").encode(LONG)
 
 
-def test_a_template_that_rewrites_earlier_turns_is_shown_each_answer_as_it_would_be_written(make_encoder):
+def test_a_template_that_rewrites_earlier_turns_trains_each_answer_as_generated(make_encoder):
     encoder = make_encoder("thinking")
     [[first, encoded]] = encoder.encode_many([LONG])
     assert runs(encoder, first) == ["<think></think>First.<|im_end|>"]
@@ -289,7 +289,7 @@ def test_a_template_that_rewrites_earlier_turns_is_shown_each_answer_as_it_would
     assert encoder.encode_many([excluded]) == [[replace(encoded, notes=())]]
 
 
-def test_turns_that_their_row_excludes_are_read_and_not_trained_on(make_encoder):
+def test_turns_excluded_by_their_row_are_context_and_not_trained_on(make_encoder):
     encoder = make_encoder("chatml")
     turns = tuple({**turn, "train": False} if turn["content"] == "First." else turn for turn in LONG.messages)
     encoded = encoder.encode(Example(messages=turns))
@@ -300,7 +300,7 @@ def test_turns_that_their_row_excludes_are_read_and_not_trained_on(make_encoder)
         make_encoder("chatml", train_on_prompt=True).encode(Example(messages=turns))
 
 
-def test_calls_are_trained_on_and_results_are_not(make_encoder):
+def test_tool_calls_are_trained_on_and_tool_results_are_not(make_encoder):
     encoder = make_encoder("tools")
     encoded = encoder.encode(CALLING)
     assert runs(encoder, encoded) == ['{"name": "add", "arguments": {"a": 2}}<|im_end|>', "It is 4.<|im_end|>"]
@@ -311,7 +311,7 @@ def test_calls_are_trained_on_and_results_are_not(make_encoder):
     assert encoder.encode_prompt(asked) == encoder.encode_prompt(CALLING) == encoded.input_ids[: -len("It is 4.") - 1]
 
 
-def test_calls_and_results_get_ids_where_the_template_wants_them(make_encoder):
+def test_tool_calls_and_results_get_ids_where_the_template_needs_them(make_encoder):
     encoder = make_encoder("wants_ids", max_length=2000)
     ask, call, result, answer = CALLING.messages
     two = {**call, "tool_calls": [{"id": "a", **CALL}, {"id": "b", **CALL}]}
@@ -326,13 +326,13 @@ def test_calls_and_results_get_ids_where_the_template_wants_them(make_encoder):
 
 
 @pytest.mark.parametrize("template", ["chatml", "llama2"])
-def test_a_template_without_tools_is_one_sentence(make_encoder, template):
+def test_a_template_without_tool_support_is_refused_in_one_sentence(make_encoder, template):
     for example in (CALLING, replace(CALLING, tools=()), replace(chat("a", "b"), tools=TOOLS)):
         with pytest.raises(ModelError, match=r"the chat template writes no tool calls; .* model\.chat_template"):
             make_encoder(template).encode(example)
 
 
-def test_reasoning_goes_where_the_template_takes_it_or_before_the_answer(make_encoder):
+def test_reasoning_goes_to_the_templates_field_or_before_the_answer(make_encoder):
     example = Example(
         messages=(LONG.messages[1], {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"})
     )
@@ -350,7 +350,7 @@ def test_reasoning_goes_where_the_template_takes_it_or_before_the_answer(make_en
         ExampleEncoder(stripping, 200).encode(example)
 
 
-def test_a_template_that_opens_a_thought_names_one_that_can_be_trained(text_tokenizer):
+def test_a_template_that_opens_a_thought_suggests_a_trainable_one(text_tokenizer):
     tokenizer = text_tokenizer("opens_otherwise")
     with pytest.raises(ModelError, match=r"set model\.chat_template: chatml, which writes the same turns"):
         ExampleEncoder(tokenizer, 400).encode(LONG)
@@ -376,7 +376,7 @@ def test_context_turns_are_not_trained_on(make_encoder):
         assert encoded.untrained_turns == 0
 
 
-def test_long_conversations_lose_later_exchanges_then_the_first_prompts_middle(make_encoder):
+def test_long_conversations_lose_later_turns_then_the_middle_of_the_first_prompt(make_encoder):
     whole = make_encoder("chatml").encode(LONG)
     encoder = make_encoder("chatml", max_length=len(whole.input_ids) - 1)
     encoded = encoder.encode(LONG)
@@ -391,7 +391,7 @@ def test_long_conversations_lose_later_exchanges_then_the_first_prompts_middle(m
     assert encoded.prompt_cut > 0
 
 
-def test_a_real_template_with_a_system_turn_of_its_own():
+def test_a_real_template_with_a_default_system_turn():
     if not (REAL_TOKENIZERS / "qwen2.5").is_dir():
         pytest.skip("no qwen2.5 among the real tokenizers")
     from transformers import AutoTokenizer
@@ -405,7 +405,7 @@ def test_a_real_template_with_a_system_turn_of_its_own():
 
 
 @pytest.mark.parametrize("name", ["glaive_toolcall_en_demo.json", "glaive_toolcall_zh_demo.json"])
-def test_real_tool_rows_are_read_without_a_loss(prepare_set, name):
+def test_real_tool_rows_are_read_without_loss(prepare_set, name):
     rows = REAL_TOKENIZERS.parent / "chat" / name
     if not (rows.is_file() and (REAL_TOKENIZERS / "qwen2.5").is_dir()):
         pytest.skip("no real tool rows, or no qwen2.5 among the real tokenizers")

@@ -1,4 +1,4 @@
-"""Preparing a set: splits, labels, checks and tokens, with the traps that real data holds."""
+"""Preparing a classification dataset: splits, labels, checks and tokens, and the pitfalls of real data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _rows(*pairs):
 PLAIN = _rows(("good w1", 1), ("bad w2", 0), ("good w3 w4", 1))
 
 
-def test_evaluation_rows_go_by_length_and_know_their_place(prepare, make_set):
+def test_evaluation_rows_are_sorted_by_length_and_keep_their_index(prepare, make_set):
     validation = _rows(("good w1 w2 w3", 1), ("bad", 0), ("good w5", 1))
     data = prepare(make_set(train=PLAIN, validation=validation))
     split = data.evals[""]
@@ -27,7 +27,7 @@ def test_evaluation_rows_go_by_length_and_know_their_place(prepare, make_set):
     assert data.train.order == [0, 1, 2]
 
 
-def test_a_missing_column_names_what_is_there(prepare, make_set):
+def test_a_missing_column_lists_the_existing_ones(prepare, make_set):
     folder = make_set(train=[{"sentence": "a", "gold": 1}], validation=PLAIN)
     with pytest.raises(DataError, match="split train: no column text, label; there are: sentence, gold"):
         prepare(folder)
@@ -92,7 +92,7 @@ def test_a_single_row_cannot_be_held_out_and_trained_on(prepare, make_set):
         prepare(folder, validation_size=0.2, num_labels=1)
 
 
-def test_rows_are_held_out_by_the_seed_without_loss(prepare, make_set, draw_rows):
+def test_rows_are_held_out_by_seed_without_losing_any(prepare, make_set, draw_rows):
     rows = draw_rows(20)
     folder = make_set(train=rows)
     texts = lambda data: (data.train.texts["text"][:], data.evals[""].texts["text"][:])
@@ -105,7 +105,7 @@ def test_rows_are_held_out_by_the_seed_without_loss(prepare, make_set, draw_rows
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_bad_label_is_named_by_its_place_in_the_file_held_out_or_not(prepare, tmp_path, kind, seed):
+def test_a_bad_label_is_located_in_the_file_held_out_or_not(prepare, tmp_path, kind, seed):
     import pandas
 
     rows = pandas.DataFrame(_rows(*((f"t {n}", None if n == 29 else f"c{n % 2}") for n in range(40))))
@@ -128,7 +128,7 @@ def test_a_bad_label_is_named_by_its_place_in_the_file_held_out_or_not(prepare, 
     assert data.reports["train"].bad_examples == [f"{file}{place}: has no label"]
 
 
-def test_rows_are_held_out_by_class_and_every_class_is_known(prepare, make_set):
+def test_the_hold_out_is_stratified_and_every_class_is_known(prepare, make_set):
     labels = ["a"] * 60 + ["b"] * 30 + ["c"] * 9 + ["d"]
     folder = make_set(train=_rows(*((f"w{n} x{n}", label) for n, label in enumerate(labels))))
     for seed in range(12):
@@ -140,13 +140,13 @@ def test_rows_are_held_out_by_class_and_every_class_is_known(prepare, make_set):
         prepare(folder / "train.jsonl", validation_size=97)
 
 
-def test_values_are_held_out_whatever_they_are(prepare, make_set):
+def test_regression_targets_of_any_value_are_held_out(prepare, make_set):
     folder = make_set(train=_rows(*((f"w{n}", n / 4) for n in range(8))))
     data = prepare(folder / "train.jsonl", validation_size=0.5, num_labels=1)
     assert sorted(data.train.dataset["labels"][:] + data.evals[""].dataset["labels"][:]) == [n / 4 for n in range(8)]
 
 
-def test_the_drawn_training_rows_are_those_of_the_datasets_library(prepare, make_set, draw_rows):
+def test_sampled_training_rows_equal_those_of_the_datasets_library(prepare, make_set, draw_rows):
     import datasets
 
     rows = draw_rows(30)
@@ -155,7 +155,7 @@ def test_the_drawn_training_rows_are_those_of_the_datasets_library(prepare, make
     assert prepare(folder, max_train_samples=10, seed=5).train.texts["text"][:] == expected
 
 
-def test_unknown_characters_are_said(prepare, make_set, caplog):
+def test_unknown_characters_are_reported(prepare, make_set, caplog):
     rows = _rows(("good \u597d\u7684 w1", 1), ("good \u597d", 0), ("bad", 1))
     data = prepare(make_set(train=rows, validation=PLAIN))
     assert data.reports["train"].unreadable == {"\u597d": 2, "\u7684": 1}
@@ -164,7 +164,7 @@ def test_unknown_characters_are_said(prepare, make_set, caplog):
     assert data.reports["eval"].unreadable == {}
 
 
-def test_a_label_written_in_two_ways_is_pointed_out(prepare, make_set, caplog):
+def test_a_label_spelled_in_two_ways_is_reported(prepare, make_set, caplog):
     rows = _rows(("a", "yes"), ("b", "no"), ("c", "Yes"))
     folder = make_set(train=rows, validation=rows)
     assert prepare(folder).num_labels == 3
@@ -181,7 +181,7 @@ def test_labels_of_tables_are_numbers_in_all_splits_or_none(prepare, tmp_path):
         prepare(tmp_path)
 
 
-def test_half_a_character_is_a_bad_row(prepare, make_set):
+def test_a_lone_surrogate_is_a_bad_row(prepare, make_set):
     folder = make_set(train=PLAIN, validation=PLAIN)
     with (folder / "train.jsonl").open("a") as file:
         file.write('{"text": "\\ud800", "label": 1}\n')
@@ -189,14 +189,14 @@ def test_half_a_character_is_a_bad_row(prepare, make_set):
         prepare(folder)
 
 
-def test_very_long_labels_are_cut_in_messages(prepare, make_set):
+def test_very_long_labels_are_truncated_in_messages(prepare, make_set):
     folder = make_set(train=PLAIN, validation=_rows(("a", "x" * 5000)))
     with pytest.raises(DataError, match=r"the label 'x{79}\.\.\. is of no class") as caught:
         prepare(folder)
     assert len(str(caught.value)) < 500
 
 
-def test_quoting_is_for_tables():
+def test_quoting_applies_to_tables_only():
     from utils.datasets.custom import Config
 
     assert Config(path="rows.tsv", quoting=True).find_conflicts() == {}
@@ -229,7 +229,7 @@ def test_empty_texts_are_counted_and_kept(prepare, make_set, caplog):
     assert "3 rows have an empty text" in caplog.text
 
 
-def test_numbers_as_texts_are_read_as_texts_and_said(prepare, make_set, caplog):
+def test_numeric_texts_are_read_as_text_with_a_notice(prepare, make_set, caplog):
     data = prepare(make_set(train=_rows((0, 1), (0, 0)), validation=_rows((0, 1), (0, 0))))
     assert data.train.texts["text"][:] == ["0", "0"]
     assert data.reports["train"].empty_texts == 0
@@ -243,14 +243,14 @@ def test_rows_in_both_splits_are_counted(prepare, make_set, caplog):
     assert "2 rows are in the training split too" in caplog.text
 
 
-def test_a_pair_is_shared_only_as_a_whole(prepare, make_set):
+def test_a_pair_counts_as_shared_only_as_a_whole(prepare, make_set):
     train = [{"a": "x", "b": "y", "label": 0}, {"a": "p", "b": "q", "label": 1}]
     validation = [{"a": "x", "b": "q", "label": 0}, {"a": "p", "b": "q", "label": 1}]
     data = prepare(make_set(train=train, validation=validation), text_column=["a", "b"])
     assert data.reports["eval"].shared_with_train == 1
 
 
-def test_cut_rows_are_counted_by_split(prepare, make_set, caplog):
+def test_truncated_rows_are_counted_by_split(prepare, make_set, caplog):
     rows = _rows((" ".join(["w1"] * 40), 1), ("good", 0), (" ".join(["w2"] * 31), 1), (" ".join(["w3"] * 30), 0))
     with caplog.at_level(logging.INFO):
         data = prepare(make_set(train=rows, validation=PLAIN))
@@ -260,7 +260,7 @@ def test_cut_rows_are_counted_by_split(prepare, make_set, caplog):
     assert "2 cut (50.0%)" in caplog.text
 
 
-def test_a_class_that_never_occurs_is_said(prepare, make_set, caplog):
+def test_a_class_without_rows_is_reported(prepare, make_set, caplog):
     rows = _rows(("a", "x"), ("b", "y"))
     data = prepare(make_set(train=rows, validation=rows), label_names=["x", "y", "z"])
     assert data.num_labels == 3
@@ -268,7 +268,7 @@ def test_a_class_that_never_occurs_is_said(prepare, make_set, caplog):
     assert "data train: these classes never occur: z" in caplog.text
 
 
-def test_many_absent_classes_are_one_line(prepare, make_set, caplog):
+def test_many_absent_classes_are_reported_in_one_line(prepare, make_set, caplog):
     rows = _rows(("a", 0), ("b", 500))
     prepare(make_set(train=rows, validation=rows))
     lines = [record.getMessage() for record in caplog.records if "never occur" in record.getMessage()]
@@ -276,7 +276,7 @@ def test_many_absent_classes_are_one_line(prepare, make_set, caplog):
     assert lines[0].endswith("and 489 more")
 
 
-def test_limits_draw_by_the_seed_and_are_reported(prepare, make_set, draw_rows):
+def test_row_limits_sample_by_seed_and_are_reported(prepare, make_set, draw_rows):
     folder = make_set(train=draw_rows(30), validation=draw_rows(9, seed=1))
     data = prepare(folder, max_train_samples=10, max_eval_samples=4)
     assert (data.reports["train"].rows, data.reports["train"].left_out_rows) == (10, 20)
@@ -296,7 +296,7 @@ def test_the_fingerprint_follows_the_rows(prepare, make_set):
     assert len({one, other, prepare(make_set("four", train=flipped, validation=PLAIN)).fingerprint}) == 3
 
 
-def test_dates_as_texts_survive_the_probe_rows(prepare, tmp_path):
+def test_dates_as_text_survive_in_the_probe_rows(prepare, tmp_path):
     import datetime
     import json
 

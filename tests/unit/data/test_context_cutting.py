@@ -1,4 +1,4 @@
-"""A row about a document loses tokens in the document's middle alone: question, instructions and answer always stay."""
+"""Truncation removes tokens from the document's middle only: question, instructions and answer always stay."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load_real(name):
 
 
 def check(encoder: ExampleEncoder, example: Example, has_all_characters: bool = True) -> bool:
-    """See that what must stay is there; tell whether the row is used."""
+    """Assert that question, instructions and answer are present; return whether the row is used."""
     encoded = encoder.encode(example)
     whole = ExampleEncoder(
         encoder.tokenizer, 100_000, as_chat=encoder.as_chat, system_prompt=encoder.system_prompt
@@ -95,7 +95,7 @@ def test_question_and_answer_stay_with_a_real_vocabulary():
     assert used == sorted(used), "what fits in a length fits in every longer one"
 
 
-def test_question_and_answer_stay_where_tokens_have_no_places():
+def test_question_and_answer_stay_without_token_offsets():
     tokenizer = load_byt5()
     used = [
         check(ExampleEncoder(tokenizer, length), make_example(40, length, wide=False)) for length in range(70, 300, 10)
@@ -104,7 +104,7 @@ def test_question_and_answer_stay_where_tokens_have_no_places():
     assert not used[0]
 
 
-def test_question_and_answer_stay_where_a_space_is_put_before_a_text(spaced_tokenizer):
+def test_question_and_answer_stay_where_a_space_is_prepended(spaced_tokenizer):
     encoder = ExampleEncoder(spaced_tokenizer, 130)
     assert check(encoder, make_example(50, wide=False))
 
@@ -142,14 +142,14 @@ def test_a_system_turn_stays(make_encoder):
     assert "Be brief." in encoder.tokenizer.decode(encoder.encode(make_example(90)).input_ids)
 
 
-def test_a_plain_row_is_no_chat(make_encoder):
+def test_a_plain_row_is_not_formatted_as_chat(make_encoder):
     encoder = make_encoder("chatml", as_chat=True)
     plain = make_example(3, plain=True)
     assert encoder.encode(plain).input_ids == make_encoder().encode(make_example(3)).input_ids
     assert encoder.encode_prompt(plain) == make_encoder().encode_prompt(plain)
 
 
-def test_a_row_whose_question_and_answer_do_not_fit_is_left_out_and_counted(tmp_path, prepare_set, make_encoder):
+def test_a_row_whose_question_and_answer_do_not_fit_is_dropped_and_counted(tmp_path, prepare_set, make_encoder):
     import json
 
     rows = [
@@ -172,7 +172,7 @@ def test_a_row_whose_question_and_answer_do_not_fit_is_left_out_and_counted(tmp_
     assert "drop" not in str(caught.value), "it would drop every row about a document"
 
 
-def test_a_prompt_is_cut_as_in_training(make_encoder):
+def test_a_generation_prompt_is_cut_as_in_training(make_encoder):
     example = make_example(60)
     encoder = make_encoder(max_length=200)
     ids = encoder.encode_prompt(example, 150)
@@ -188,8 +188,8 @@ def test_a_prompt_is_cut_as_in_training(make_encoder):
 
 @pytest.mark.parametrize("length", [40, 41, 75, 100_000])
 @pytest.mark.parametrize("bos", [False, True])
-def test_the_official_way_keeps_both_ends_of_the_whole_prompt(make_encoder, length, bos):
-    """The steps of LongBench's pred.py, with the tokenizer's own calls."""
+def test_official_truncation_keeps_both_ends_of_the_prompt(make_encoder, length, bos):
+    """The steps of LongBench's pred.py, by the tokenizer's own calls."""
     encoder = make_encoder(bos=bos)
     tokenizer, example = encoder.tokenizer, make_example(30, wide=False)
     prompt, ids = example.prompt, tokenizer(example.prompt)["input_ids"]
@@ -200,7 +200,7 @@ def test_the_official_way_keeps_both_ends_of_the_whole_prompt(make_encoder, leng
     assert encoder.encode_official(example, None, as_chat=False) == tokenizer(example.prompt)["input_ids"]
 
 
-def test_the_official_way_wraps_the_cut_prompt_into_one_turn(make_encoder):
+def test_official_truncation_wraps_the_cut_prompt_into_one_turn(make_encoder):
     encoder = make_encoder("llama3", bos=True, as_chat=True, system_prompt="Be brief.")
     example = make_example(60)
     text = encoder.tokenizer.decode(encoder.encode_official(example, 100, as_chat=True))
@@ -212,7 +212,7 @@ def test_the_official_way_wraps_the_cut_prompt_into_one_turn(make_encoder):
     assert encoder.encode_official(plain, 100, True) == encoder.encode_official(example, 100, False)
 
 
-def test_the_official_way_asks_for_no_thought(text_tokenizer):
+def test_official_prompts_disable_thinking(text_tokenizer):
     tokenizer = text_tokenizer("chatml")
     tokenizer.chat_template += "{% if enable_thinking is false %}{{ '<think></think>' }}{% endif %}"
     ids = ExampleEncoder(tokenizer, 400, as_chat=True).encode_official(make_example(3), None, True)

@@ -1,4 +1,4 @@
-"""Conversations are read turn by turn, whatever their keys and roles are called, and a wrong one says what is wrong."""
+"""Conversations are parsed turn by turn under any known key and role names; malformed ones are explained."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def chat(*turns, **row):
 
 
 def answer(**keys):
-    """Read an assistant's turn."""
+    """Parse an assistant turn."""
     return read(USER, {"role": "assistant", **keys}).turns[1]
 
 
-def test_an_exchange_with_and_without_a_system_turn():
+def test_a_conversation_with_and_without_a_system_turn():
     plain = chat(USER, ASSISTANT)
     assert plain.messages == (USER, ASSISTANT)
     assert (plain.question, plain.reference) == ("user text", "assistant text")
@@ -35,7 +35,7 @@ def test_an_exchange_with_and_without_a_system_turn():
     assert with_system.question == "", "several exchanges cannot be asked as one text"
 
 
-def test_turns_may_be_the_json_that_a_table_holds():
+def test_turns_may_be_json_text_in_a_table():
     assert read_conversation({"messages": json.dumps([USER, ASSISTANT])}, "messages").turns == (USER, ASSISTANT)
     with pytest.raises(RowError, match="column messages must be JSON"):
         read_conversation({"messages": "[{"}, "messages")
@@ -46,7 +46,7 @@ def test_turns_after_the_last_answer_are_counted():
     assert (example.messages, example.num_cut_turns) == ((USER, ASSISTANT), 1)
 
 
-def test_keys_that_nothing_reads_are_noted_and_empty_ones_are_not():
+def test_unused_keys_are_reported_unless_empty():
     turn = {**USER, "weight": 1, "tool_calls": [], "emotion": "glad", "language": None}
     assert read(turn, ASSISTANT).unread == ("weight", "emotion"), "a user's turn is not trained on whatever it says"
     part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
@@ -55,7 +55,7 @@ def test_keys_that_nothing_reads_are_noted_and_empty_ones_are_not():
 
 
 @pytest.mark.parametrize("key", ["weight", "loss_weight", "loss", "train"])
-def test_a_turn_of_no_weight_is_not_trained_on(key):
+def test_a_turn_of_weight_zero_is_not_trained_on(key):
     for trained, values in ((True, (1, 1.0, True)), (False, (0, 0.0, False))):
         for value in values:
             assert answer(content="a", **{key: value}).get("train", True) is trained
@@ -68,7 +68,7 @@ def test_a_turn_of_no_weight_is_not_trained_on(key):
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
-def test_reasoning_is_read_wherever_it_stands(key):
+def test_reasoning_is_read_from_every_known_key(key):
     expected = {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}
     assert answer(content="4", **{key: "2 and 2"}) == expected
     assert answer(content=[{"type": key, "value": "2 and 2"}, {"type": "text", "text": "4"}]) == expected
@@ -76,7 +76,7 @@ def test_reasoning_is_read_wherever_it_stands(key):
 
 
 @pytest.mark.parametrize("arguments", [{"a": 1}, '{"a": 1}'])
-def test_calls_are_read_in_every_form(arguments):
+def test_tool_calls_are_read_in_every_form(arguments):
     call = {"name": "add", "arguments": arguments}
     expected = {"role": "assistant", "content": "", "tool_calls": [CALL]}
     assert answer(content=None, tool_calls=[{"type": "function", "function": call}]) == expected
@@ -91,7 +91,7 @@ def test_calls_are_read_in_every_form(arguments):
     assert chat(USER, expected).reference == '{"name": "add", "arguments": {"a": 1}}'
 
 
-def test_a_rows_tools_become_schemas_and_its_system_text_a_turn():
+def test_a_rows_tools_become_schemas_and_its_system_text_becomes_a_turn():
     schema = {"name": "add", "parameters": {}}
     expected = ({"type": "function", "function": schema},)
     for tools in ([schema], json.dumps([schema]), list(expected), schema):
@@ -136,12 +136,12 @@ def test_a_rows_tools_become_schemas_and_its_system_text_a_turn():
         ([SYSTEM, USER], "no assistant turn"),
     ],
 )
-def test_what_is_wrong_is_said(turns, reason):
+def test_malformed_conversations_are_explained(turns, reason):
     with pytest.raises(RowError, match=reason):
         build_chat(read_conversation({"messages": turns}, "messages"))
 
 
-def test_other_names_of_roles_and_keys():
+def test_alternative_names_of_roles_and_keys():
     value = [
         {"from": "system", "value": "s"},
         {"from": "Human", "value": "h"},
@@ -157,7 +157,7 @@ def test_other_names_of_roles_and_keys():
     assert [turn["role"] for turn in turns] == ["user", "assistant"]
 
 
-def test_a_prompt_ends_where_the_assistant_is_to_speak():
+def test_a_prompt_ends_before_the_assistants_turn():
     assert open_chat(read(USER, ASSISTANT)).messages == (USER,)
     result = {"role": "tool", "content": "5", "name": "add", "tool_call_id": "x1"}
     assert open_chat(read(USER, {"role": "assistant", "tool_calls": [CALL]}, result)).messages[2] == result

@@ -1,4 +1,4 @@
-"""Files of rows that were damaged anywhere are read, or refused in a sentence; no byte of them ends in a traceback."""
+"""Damaged data files are read or refused in one sentence; no damaged byte ends in a traceback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _damage(content, draw):
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_damage_is_said(tmp_path, kind):
+def test_damage_is_reported_in_one_sentence(tmp_path, kind):
     draw, outcomes = random.Random(kind), {"read": 0, "refused": 0}
     file, longest = tmp_path / f"rows.{kind}", 0
     for _ in range(150):

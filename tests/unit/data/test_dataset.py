@@ -1,4 +1,4 @@
-"""Which dataset a name means: its own, in any spelling, or the hub's."""
+"""Which dataset a name refers to: a built-in one, in any spelling, or one of the hub."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def test_hub_names_find_their_dataset():
     ]  # fmt: skip
 
 
-def test_another_spelling_of_a_dataset_is_no_path(make_sft):
+def test_another_spelling_of_a_dataset_is_not_a_path(make_sft):
     assert make_sft(dataset={"name": "Code-Feedback", "path": None}).dataset.path is None

@@ -21,7 +21,7 @@ def rows(write_lines, prepare_set):
     return prepare_set("custom", write_lines("rows.jsonl", [CHAT] * 3), "chatml").train
 
 
-def test_in_plain_text_trained_parts_stand_in_brackets(rows, text_tokenizer):
+def test_in_plain_text_trained_parts_are_in_brackets(rows, text_tokenizer):
     text = format_preview(rows, text_tokenizer("chatml"), 2)
     assert text.count("row ") == 2
     assert f"row 1 of 3: {rows[0]['length']} tokens, 20 trained on" in text
@@ -30,7 +30,7 @@ def test_in_plain_text_trained_parts_stand_in_brackets(rows, text_tokenizer):
     assert text.endswith("[[Bye<|im_end|>]]\n")
 
 
-def test_on_a_terminal_they_are_green_and_the_others_dim(rows, text_tokenizer):
+def test_on_a_terminal_trained_parts_are_green_and_the_rest_dim(rows, text_tokenizer):
     text = render_preview(rows, text_tokenizer("chatml"), 5)
     styles = {(text.plain[span.start : span.end], span.style) for span in text.spans}
     assert ("[bold]Hi[/bold]<|im_end|>", "green") in styles

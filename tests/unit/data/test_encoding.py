@@ -1,4 +1,4 @@
-"""Labels by construction: the prompt is masked, the answer and its end are trained on, whatever the length."""
+"""Labels: the prompt is masked; the answer and its end token are trained on, at any length."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def masked_ids(encoded):
 
 
 @pytest.mark.parametrize("bos", [False, True])
-def test_a_prompt_is_masked_and_the_answer_with_its_end_is_trained(make_encoder, bos):
+def test_the_prompt_is_masked_and_the_answer_with_its_end_token_is_trained(make_encoder, bos):
     encoder = make_encoder(bos=bos)
     encoded = encoder.encode(PAIR)
     text = encoder.tokenizer.decode(encoded.input_ids)
@@ -38,7 +38,7 @@ def test_a_prompt_is_masked_and_the_answer_with_its_end_is_trained(make_encoder,
     assert encoder.encode_prompt(PAIR) == masked_ids(encoded)
 
 
-def test_real_tokens_are_those_of_the_running_text():
+def test_tokens_equal_those_of_the_whole_text():
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(BASE)
@@ -57,13 +57,13 @@ def test_a_text_is_trained_on_as_a_whole(make_encoder):
     assert encoder.tokenizer.decode(encoded.input_ids) == "<s>All of it.</s>"
 
 
-def test_an_end_that_the_author_wrote_is_not_doubled(make_encoder):
+def test_an_end_token_in_the_text_is_not_doubled(make_encoder):
     encoder = make_encoder()
     plain, ended = (encoder.encode(Example("a:", answer)).input_ids for answer in (" b", " b</s>"))
     assert plain == ended
 
 
-def test_a_beginning_that_the_prompt_has_is_not_doubled(make_encoder):
+def test_a_bos_token_in_the_prompt_is_not_doubled(make_encoder):
     encoder = make_encoder(bos=True)
     assert encoder.encode(Example("<s>a:", " b")).input_ids == encoder.encode(Example("a:", " b")).input_ids
 
@@ -74,27 +74,27 @@ def test_an_empty_answer_has_nothing_to_train_on(make_encoder, answer):
     assert make_encoder(train_on_prompt=True).encode(Example("a:", answer)).num_trained == 0
 
 
-def test_the_prompt_may_be_trained_on_too(make_encoder):
+def test_training_on_the_prompt_too(make_encoder):
     encoded = make_encoder(train_on_prompt=True).encode(PAIR)
     assert encoded.labels == encoded.input_ids
     assert encoded.num_trained == len(encoded.input_ids)
 
 
-def test_a_tokenizer_that_puts_a_space_before_a_text_does_not_double_it(spaced_tokenizer):
+def test_a_tokenizer_that_prepends_a_space_does_not_double_it(spaced_tokenizer):
     encoder = ExampleEncoder(spaced_tokenizer, 100)
     for answer in (" It", "It"):
         encoded = encoder.encode(Example("Answer:", answer))
         assert encoded.input_ids == [*spaced_tokenizer("Answer: It")["input_ids"], spaced_tokenizer.eos_token_id]
 
 
-def test_a_tokenizer_without_an_end_of_text_cannot_teach_to_stop(text_tokenizer):
+def test_a_tokenizer_without_end_of_text_token_is_refused(text_tokenizer):
     encoder = ExampleEncoder(text_tokenizer(eos=False), 100)
     with pytest.raises(ModelError, match="eos_token"):
         encoder.encode(PAIR)
     assert encoder.stop_token_ids == ()
 
 
-def test_a_length_that_leaves_no_room_is_refused(text_tokenizer):
+def test_a_too_small_max_length_is_refused(text_tokenizer):
     with pytest.raises(DataError, match=r"sft\.max_length: 4 leaves no room; set 8"):
         ExampleEncoder(text_tokenizer(), 4)
 
@@ -114,7 +114,7 @@ def test_a_long_prompt_loses_its_middle_and_keeps_the_answer(make_encoder):
     assert len(encoder.encode_prompt(example)) == 1012
 
 
-def test_a_long_answer_is_marked_or_loses_its_end_where_that_is_asked_for(make_encoder):
+def test_a_long_answer_is_dropped_unless_truncation_is_requested(make_encoder):
     example = Example("p" * 30, "a" * 100)
     assert make_encoder(max_length=40).encode(example).too_long
     encoder = make_encoder(max_length=40, truncation="cut_answer")
@@ -125,7 +125,7 @@ def test_a_long_answer_is_marked_or_loses_its_end_where_that_is_asked_for(make_e
     assert not make_encoder(max_length=40).encode(Example("p" * 30, "a" * 29)).too_long
 
 
-def test_a_long_text_loses_its_end_or_becomes_pieces(make_encoder):
+def test_a_long_text_is_truncated_or_split(make_encoder):
     example = Example(answer="".join(f"{n} " for n in range(40)) + "\u4f60")
     encoded = make_encoder(max_length=40, bos=True).encode(example)
     assert (len(encoded.input_ids), encoded.answer_cut > 0, encoded.too_long) == (40, True, False)
@@ -147,7 +147,7 @@ def test_a_long_text_loses_its_end_or_becomes_pieces(make_encoder):
 
 
 @pytest.mark.parametrize("end", ["</s>", "</s>\n", "<|im_end|>", "<|im_end|>\n"])
-def test_a_text_that_carries_its_own_beginning_and_end_gets_no_second(make_encoder, end):
+def test_bos_and_eos_in_the_text_are_not_doubled(make_encoder, end):
     for bos in (True, False):
         encoder = make_encoder("chatml", bos=bos)
         text = f"<s>All of it.{end}"
@@ -158,7 +158,7 @@ def test_a_text_that_carries_its_own_beginning_and_end_gets_no_second(make_encod
 
 
 @pytest.mark.parametrize("end", ["</s>", "<|im_end|>\n"])
-def test_an_end_that_the_author_wrote_is_not_doubled_in_a_chat(make_encoder, end):
+def test_an_end_token_in_the_text_is_not_doubled_in_a_chat(make_encoder, end):
     encoder = make_encoder("chatml", as_chat=True)
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": f"It.{end}"}]
     for example in (Example("Q", f" It.{end}"), Example(messages=tuple(turns))):
@@ -166,20 +166,20 @@ def test_an_end_that_the_author_wrote_is_not_doubled_in_a_chat(make_encoder, end
 
 
 @pytest.mark.parametrize("truncation", ["drop", "error"])
-def test_without_cutting_long_rows_are_marked(make_encoder, truncation):
+def test_without_truncation_long_rows_are_marked(make_encoder, truncation):
     encoder = make_encoder(max_length=40, truncation=truncation)
     assert encoder.encode(Example("p" * 100, "a")).too_long
     assert not encoder.encode(Example("p" * 38, "a")).too_long
 
 
-def test_a_tokenizers_leftover_cutting_does_not_cut_here(make_encoder):
+def test_truncation_settings_saved_in_the_tokenizer_are_ignored(make_encoder):
     encoder = make_encoder()
     expected = encoder.encode(PAIR).input_ids
     encoder.tokenizer([PAIR.prompt, "a"], truncation=True, max_length=3, padding=True)
     assert encoder.encode(PAIR).input_ids == expected
 
 
-def test_encoding_together_is_encoding_one_by_one(make_encoder):
+def test_batch_encoding_equals_encoding_one_by_one(make_encoder):
     encoder = make_encoder("chatml", bos=True)
     chat = Example(messages=({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}))
     examples = [PAIR, chat, Example(answer="Text"), Example("p", ""), PAIR]
@@ -187,14 +187,14 @@ def test_encoding_together_is_encoding_one_by_one(make_encoder):
     assert encoder.encode_many([]) == []
 
 
-def test_a_row_of_a_megabyte_is_cut_like_any_other(make_encoder):
+def test_a_megabyte_row_is_truncated_like_any_other(make_encoder):
     encoded = make_encoder(max_length=64).encode(Example("word " * 200_000, " yes"))
     assert len(encoded.input_ids) == 64
     assert encoded.num_trained == 5
 
 
 @pytest.mark.parametrize("name", ["qwen2.5", "gpt2"])
-def test_the_direct_way_gives_the_same_tokens_as_the_tokenizer(name):
+def test_the_fast_path_gives_the_same_tokens_as_the_tokenizer(name):
     if not (REAL_TOKENIZERS / name).is_dir():
         pytest.skip(f"no {name} among the real tokenizers")
     from transformers import AutoTokenizer
@@ -211,7 +211,7 @@ def test_the_direct_way_gives_the_same_tokens_as_the_tokenizer(name):
 
 @pytest.mark.parametrize("token", ["</s>", "<|im_end|>"])
 @pytest.mark.parametrize("as_chat", [False, True])
-def test_special_tokens_of_a_rows_own_text_are_kept_or_written_as_their_characters(make_encoder, token, as_chat):
+def test_special_tokens_in_a_rows_text_are_kept_or_escaped(make_encoder, token, as_chat):
     example = Example(f"Say {token} now:", f" {token}{token}. Said.", question="", user_turn=f"Say {token}")
     keep, escape = (make_encoder("chatml", as_chat=as_chat, escape_special=each) for each in (False, True))
     kept, escaped = keep.encode(example), escape.encode(example)
@@ -225,7 +225,7 @@ def test_special_tokens_of_a_rows_own_text_are_kept_or_written_as_their_characte
     assert escape.encode(plain) == keep.encode(plain)
 
 
-def test_an_escaped_token_gets_no_space_from_a_tokenizer_that_adds_them(spaced_tokenizer):
+def test_an_escaped_token_gets_no_space_from_a_tokenizer_that_adds_spaces(spaced_tokenizer):
     encoder = ExampleEncoder(spaced_tokenizer, 100, escape_special=True)
     ids = encoder.encode(Example("Say </s> and <s>!", "no")).input_ids
     characters = "\u2581".join(("", "Say", "</s>", "and", "<s>!"))
@@ -234,7 +234,7 @@ def test_an_escaped_token_gets_no_space_from_a_tokenizer_that_adds_them(spaced_t
     assert encoder.tokenizer.eos_token_id not in ids[:-1]
 
 
-def test_a_document_with_special_tokens_is_cut_where_they_are_escaped(make_encoder):
+def test_a_document_with_escaped_special_tokens_is_truncated(make_encoder):
     document = "a</s>b" * 20
     example = Example(f"Read {document} and tell.", " Yes.", context=document)
     encoded = make_encoder(max_length=60, escape_special=True).encode(example)

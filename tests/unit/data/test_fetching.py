@@ -1,4 +1,4 @@
-"""A folder of rows fetches nothing from elsewhere, whatever stands in its description and its values."""
+"""Reading a folder of rows makes no network request, whatever its description or its values contain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = b'{"text": "good", "label": 1}\n'
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """Yield the address of rows on this machine, and the requests for them."""
+    """Yield the address of a local server of rows, and the list of requests it received."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -41,7 +41,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
-def test_a_folders_description_fetches_nothing(name, tmp_path: Path, server, monkeypatch):
+def test_a_folders_description_triggers_no_request(name, tmp_path: Path, server, monkeypatch):
     address, asked = server
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     configs = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {address}/rows.jsonl\n"
@@ -61,15 +61,15 @@ def test_a_description_of_the_folders_own_files_is_followed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["---\nconfigs: [\n---\n", "---\nconfigs: *x\n---\n", "---\n\xff\n---\n"])
-def test_a_description_that_was_damaged(text, tmp_path: Path):
+def test_a_damaged_description(text, tmp_path: Path):
     (tmp_path / "mine.jsonl").write_bytes(ROWS)
     (tmp_path / "README.md").write_text(text, "latin-1")
     with pytest.raises(DataError, match=r"README\.md"):
         load_split(Source(str(tmp_path)), "train")
 
 
-def test_no_address_in_a_value_is_opened(tmp_path: Path, server):
-    """parquet files carry types of their own: an image's path may be an address."""
+def test_urls_in_values_are_not_opened(tmp_path: Path, server):
+    """parquet files carry their own types: an image's path may be a URL."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -89,7 +89,7 @@ def test_no_address_in_a_value_is_opened(tmp_path: Path, server):
     assert asked == []
 
 
-def test_a_whole_disk_is_no_folder_of_rows(tmp_path: Path, monkeypatch):
+def test_a_whole_disk_is_not_accepted_as_a_data_folder(tmp_path: Path, monkeypatch):
     from utils.data import sources
 
     monkeypatch.setattr(sources, "_MAX_FILES", 30)

@@ -1,4 +1,4 @@
-"""From files to tokens: what is trained on, what is left out, and that nothing of it is silent."""
+"""From files to tokens: what is trained on, what is dropped, and that every drop is reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHATS = [
 
 
 def with_bad(rows, *bad):
-    """Put bad rows among good ones: the first of them on line 12."""
+    """Insert bad rows among good ones, the first of them on line 12."""
     return [*rows[:11], *bad, *rows[11:]]
 
 
@@ -37,7 +37,7 @@ def test_rows_become_tokens_and_labels(write_lines, prepare_set, text_tokenizer)
     assert len(data.validation_examples) == 4
 
 
-def test_the_first_rows_evaluate_and_the_seed_draws_the_trained(write_lines, prepare_set):
+def test_the_first_rows_evaluate_and_training_rows_are_sampled_by_seed(write_lines, prepare_set):
     file = write_lines("rows.jsonl", PAIRS)
 
     def prepare(**keys):
@@ -77,7 +77,7 @@ def test_a_slice_of_the_training_rows(write_lines, prepare_set):
         ),
     ],
 )
-def test_a_bad_row_stops_or_is_left_out(write_lines, prepare_set, caplog, rows, bad, reason):
+def test_a_bad_row_raises_or_is_dropped(write_lines, prepare_set, caplog, rows, bad, reason):
     file = write_lines("rows.jsonl", with_bad(rows, bad))
     template = "forgets" if rows is CHATS else None
     with pytest.raises(DataError, match=rf"rows\.jsonl:12: .*{reason}") as stopped:
@@ -94,7 +94,7 @@ def test_a_bad_row_stops_or_is_left_out(write_lines, prepare_set, caplog, rows, 
     assert again.reports == data.reports, "what was counted is kept beside the tokens"
 
 
-def test_json_that_breaks_on_line_317_is_named(write_lines, prepare_set):
+def test_invalid_json_on_line_317_is_located(write_lines, prepare_set):
     rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(400)]
     file = write_lines("rows.jsonl", [*rows[:316], '{"prompt": "p", ', *rows[316:]])
     with pytest.raises(DataError, match=r"rows\.jsonl:317: not JSON"):
@@ -111,13 +111,13 @@ def test_several_bad_rows_are_all_counted_and_the_first_named(write_lines, prepa
 
 
 @pytest.mark.parametrize("on_bad_row", ["stop", "drop"])
-def test_a_set_without_the_column_stops_in_any_case(write_lines, prepare_set, on_bad_row):
+def test_a_missing_column_always_raises(write_lines, prepare_set, on_bad_row):
     file = write_lines("rows.jsonl", [{"question": "x", "reply": "y"}] * 3)
     with pytest.raises(DataError, match="no column answer; there are: question, reply"):
         prepare_set("gsm8k", file, on_bad_row=on_bad_row)
 
 
-def test_a_row_of_a_megabyte_is_cut_and_counted(write_lines, prepare_set, caplog):
+def test_a_megabyte_row_is_truncated_and_counted(write_lines, prepare_set, caplog):
     large = {"prompt": "word " * 210_000, "completion": " yes"}
     data = prepare_set("custom", write_lines("rows.jsonl", with_bad(PAIRS, large)))
     report = data.reports["train"]
@@ -126,7 +126,7 @@ def test_a_row_of_a_megabyte_is_cut_and_counted(write_lines, prepare_set, caplog
     assert "1 rows with the prompt's middle cut out" in caplog.text
 
 
-def test_empty_answers_are_left_out_or_stop_when_there_are_many(write_lines, prepare_set, caplog):
+def test_empty_answers_are_dropped_or_raise_when_there_are_many(write_lines, prepare_set, caplog):
     file = write_lines("rows.jsonl", with_bad(PAIRS, {"prompt": "x", "completion": " "}))
     data = prepare_set("custom", file)
     assert (len(data.train), data.reports["train"].empty_rows) == (20, 1)
@@ -135,7 +135,7 @@ def test_empty_answers_are_left_out_or_stop_when_there_are_many(write_lines, pre
         prepare_set("custom", file, max_empty_share=0.04)
 
 
-def test_long_rows_are_cut_left_out_or_stop(write_lines, prepare_set, make_encoder):
+def test_long_rows_are_truncated_dropped_or_raise(write_lines, prepare_set, make_encoder):
     file = write_lines("rows.jsonl", with_bad(PAIRS, {"prompt": "x" * 500, "completion": " y"}))
     assert len(prepare_set("custom", file).train) == 21
     data = prepare_set("custom", file, truncation="drop")
@@ -146,7 +146,7 @@ def test_long_rows_are_cut_left_out_or_stop(write_lines, prepare_set, make_encod
         prepare_set("custom", file, encoder=make_encoder(max_length=10, truncation="drop"))
 
 
-def test_what_is_done_to_turns_is_counted(write_lines, prepare_set, caplog):
+def test_changes_to_turns_are_counted(write_lines, prepare_set, caplog):
     caplog.set_level("INFO")
     exchange = CHATS[0]["messages"]
     rows = [
@@ -167,7 +167,7 @@ def test_what_is_done_to_turns_is_counted(write_lines, prepare_set, caplog):
         assert said in caplog.text
 
 
-def test_a_validation_row_that_the_template_refuses_is_not_asked(write_lines, prepare_set):
+def test_a_validation_row_the_template_refuses_is_not_evaluated(write_lines, prepare_set):
     bad = {"messages": [{"role": "user", "content": "forget me"}, CHATS[0]["messages"][1]]}
     train, validation = write_lines("rows.jsonl", CHATS), write_lines("more.jsonl", [CHATS[0], bad, CHATS[1]])
     data = prepare_set("custom", train, "forgets", validation_path=str(validation), on_bad_row="drop")
@@ -176,7 +176,7 @@ def test_a_validation_row_that_the_template_refuses_is_not_asked(write_lines, pr
     assert len(data.evals[""]) == 2
 
 
-def test_keys_that_nothing_reads_are_named_once(write_lines, prepare_set, caplog):
+def test_unused_keys_are_reported_once(write_lines, prepare_set, caplog):
     caplog.set_level("INFO")
     rows = [{**row, "id": n, "topic": "x" if n < 3 else ""} for n, row in enumerate(PAIRS, start=1)]
     data = prepare_set("custom", write_lines("rows.jsonl", rows), validation_size=4)
@@ -187,7 +187,7 @@ def test_keys_that_nothing_reads_are_named_once(write_lines, prepare_set, caplog
     assert data.reports["train"].unread == {"id": 1, "mood of turns": 1}
 
 
-def test_a_conversation_that_the_template_rewrites_becomes_several_rows(write_lines, prepare_set, caplog):
+def test_a_conversation_the_template_rewrites_becomes_several_rows(write_lines, prepare_set, caplog):
     caplog.set_level("INFO")
     double = {"messages": [*CHATS[0]["messages"], *CHATS[1]["messages"]]}
     data = prepare_set("custom", write_lines("rows.jsonl", [*CHATS, double]), "thinking")
@@ -197,7 +197,7 @@ def test_a_conversation_that_the_template_rewrites_becomes_several_rows(write_li
     assert "1 rows written as several rows, as the chat template writes earlier turns differently" in caplog.text
 
 
-def test_a_conversation_in_several_rows_loses_those_that_do_not_fit(write_lines, prepare_set, caplog):
+def test_a_conversation_split_into_rows_loses_those_that_do_not_fit(write_lines, prepare_set, caplog):
     long = [CHATS[1]["messages"][0], {"role": "assistant", "content": "y" * 500}]
     rows = [{"messages": [*CHATS[0]["messages"], *long]}] * 3
     report = prepare_set("custom", write_lines("rows.jsonl", rows), "thinking").reports["train"]
@@ -210,7 +210,7 @@ def test_a_conversation_in_several_rows_loses_those_that_do_not_fit(write_lines,
 
 
 @pytest.mark.parametrize("truncation", ["keep_answer", "cut_answer"])
-def test_an_answer_that_does_not_fit_is_left_out_unless_cutting_it_is_asked_for(
+def test_an_answer_that_does_not_fit_is_dropped_unless_truncation_is_requested(
     write_lines, prepare_set, caplog, truncation
 ):
     file = write_lines("rows.jsonl", with_bad(PAIRS, {"prompt": "x" * 300, "completion": "y" * 500}))
@@ -224,7 +224,7 @@ def test_an_answer_that_does_not_fit_is_left_out_unless_cutting_it_is_asked_for(
             prepare_set("custom", file, max_empty_share=0.01)
 
 
-def test_long_texts_lose_their_ends_or_become_pieces(write_lines, prepare_set, caplog):
+def test_long_texts_are_truncated_or_split(write_lines, prepare_set, caplog):
     caplog.set_level("INFO")
     rows = [{"text": "Short."}] * 2 + [{"text": "".join(f"{n} " for n in range(400))}]
     file = write_lines("rows.jsonl", rows)
@@ -251,7 +251,7 @@ def test_special_tokens_in_a_rows_own_text_are_counted(write_lines, prepare_set,
     assert f"1 rows with <|im_end|> in their own text, read as {read}" in caplog.text
 
 
-def test_equal_rows_are_counted(write_lines, prepare_set):
+def test_duplicate_rows_are_counted(write_lines, prepare_set):
     assert prepare_set("custom", write_lines("rows.jsonl", PAIRS + PAIRS[:3])).reports["train"].duplicate_rows == 3
 
 
@@ -273,7 +273,7 @@ def test_the_report_counts_tokens(write_lines, prepare_set, caplog):
     assert f"{100 * report.trained_share:.1f} % trained" in caplog.text
 
 
-def test_tokens_are_kept_and_whatever_matters_makes_new_ones(
+def test_tokens_are_cached_and_recomputed_when_a_relevant_setting_changes(
     write_lines, prepare_set, make_encoder, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path / "cache"))
@@ -301,7 +301,7 @@ def test_tokens_are_kept_and_whatever_matters_makes_new_ones(
 
 
 @pytest.mark.parametrize(("suffix", "content"), [(".arrow", ""), (".json", "{"), (".json", '{"num_rows": 3}')])
-def test_damaged_tokens_are_made_anew(write_lines, prepare_set, monkeypatch, tmp_path, caplog, suffix, content):
+def test_damaged_token_caches_are_rebuilt(write_lines, prepare_set, monkeypatch, tmp_path, caplog, suffix, content):
     monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path / "cache"))
     rows = write_lines("rows.jsonl", PAIRS)
     expected = prepare_set("custom", rows).train.to_dict()

@@ -1,4 +1,4 @@
-"""Labels of every kind become the model's ids, or a sentence that names the row."""
+"""Labels of every kind become class ids, or an error that names the row."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_classes_are_found_and_encoded(labels, keys, names, encoded):
         assert _encode(coder, labels) == encoded
 
 
-def test_the_datas_own_class_names_are_used():
+def test_class_names_of_the_data_are_used():
     assert _build([0, 1], named=["ham", "spam"]).names == ("ham", "spam")
 
 
-def test_a_checkpoints_order_is_kept():
+def test_the_checkpoints_label_order_is_kept():
     coder = _build(["a", "b", "c"], reorder=lambda names: ("c", "a", "b"))
     assert coder.names == ("c", "a", "b")
     assert _encode(coder, ["a", "b", "c"]) == [1, 2, 0]
@@ -115,12 +115,12 @@ def test_regression_takes_numbers_only():
         ([["a", ""]], "", None),
     ],
 )
-def test_labels_of_a_table_are_numbers_where_all_are(columns, label, expected):
+def test_labels_of_a_table_are_numeric_if_all_are(columns, label, expected):
     read = type_labels(columns)(label)
     assert (read, type(read)) == (expected, type(expected))
 
 
-def test_a_label_that_differs_in_case_is_pointed_out(caplog):
+def test_a_label_that_differs_only_in_case_is_reported(caplog):
     with pytest.raises(RowError, match="'Yes ' is of no class; it differs from 'yes' in case or spaces"):
         _build(["no", "yes"]).encode("Yes ")
     warn_of_similar_labels("label", {"yes": "x:1", "no": "x:2", "Yes": "x:7", 5: "x:9"})
@@ -132,7 +132,7 @@ def test_a_class_that_is_a_text_and_a_number_is_refused():
         _build([1, "1"])
 
 
-def test_labels_from_one_are_said(caplog):
+def test_labels_that_start_at_one_are_reported(caplog):
     with caplog.at_level(logging.INFO):
         _build([1, 2, 3])
     assert "labels start at 1" in caplog.text

@@ -1,4 +1,4 @@
-"""The chat templates of real models, as trl ships them: every answer is trained on once, as the template writes it."""
+"""The chat templates of real models, as trl ships them: every answer is trained on once, as the template renders it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def encode(text_tokenizer):
 
 
 def written(encoder, example: Example) -> list[str]:
-    """Write a conversation up to each of its answers by the library alone."""
+    """Render a conversation up to each of its answers by the library alone."""
     ends = [index + 1 for index, turn in enumerate(example.messages) if turn["role"] == "assistant"]
     tools = list(example.tools) or None
     return [encoder.tokenizer.apply_chat_template(list(example.messages[:end]), tools=tools, tokenize=False)
@@ -88,7 +88,7 @@ def test_a_conversation(encode, file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_calls_and_results(encode, file):
+def test_tool_calls_and_results(encode, file):
     example = Example(messages=USING, tools=TOOLS)
     found = encode(file, example)
     if isinstance(found, Exception):

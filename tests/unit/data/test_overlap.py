@@ -1,4 +1,4 @@
-"""Texts are compared by their words: equal ones, and documents of which one holds half of the other."""
+"""Overlap of texts by words: equal texts, and documents that share half of the shorter one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_case_and_punctuation_make_no_difference():
     assert find_words("\u4f1a\u8bae 2020a\u3002\u597d") == ["\u4f1a", "\u8bae", "2020a", "\u597d"]
 
 
-def test_the_same_shingles_are_taken_wherever_a_text_stands():
+def test_shingles_do_not_depend_on_the_texts_position():
     text = write_document(1)
     inner = sample_shingles(text)
     assert 50 < len(inner) < 250, "one of 16"
@@ -28,14 +28,14 @@ def test_the_same_shingles_are_taken_wherever_a_text_stands():
 
 
 @pytest.mark.parametrize(("share", "is_same"), [(1.0, True), (0.7, True), (0.3, False), (0.0, False)])
-def test_half_of_the_shorter_document_makes_two_the_same(share, is_same):
+def test_sharing_half_of_the_shorter_document_is_an_overlap(share, is_same):
     words = write_document(1, 4000).split()
     kept = round(share * len(words))
     other = " ".join(words[:kept] + write_document(2, 4000 - kept).split())
     assert Documents([write_document(5), " ".join(words)]).find(other) == ([1] if is_same else [])
 
 
-def test_a_document_within_a_long_one_is_found_and_a_short_text_is_none():
+def test_a_document_inside_a_longer_one_is_found_and_short_texts_are_ignored():
     inner, short = write_document(1, 600), write_document(2, 30)
     long = f"{write_document(3, 9000)} {inner} {short}"
     assert Documents([inner]).find(long) == [0]

@@ -1,4 +1,4 @@
-"""Rows of preferences in the shapes in which they are published, both sides encoded with one prompt."""
+"""Preference rows in their published formats; both sides are encoded with one prompt."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read(row: dict[str, Any], make=lambda spec: as_pairs(spec, {}), **keys: Any)
         {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
     ],
 )  # fmt: skip
-def test_chats_in_the_shapes_in_which_they_are_published(row):
+def test_chats_in_their_published_formats(row):
     pair = read(row)
     assert [turn["content"] for turn in pair.messages] == ["Why?", "So."]
     assert [turn["content"] for turn in pair.rejected.messages] == ["Why?", "No."]
@@ -68,7 +68,7 @@ def test_texts_follow_their_prompts():
         ({"chosen": "b", "rejected": "c"}, "there is no prompt"),
     ],
 )
-def test_a_row_that_is_no_pair_says_why(row, said):
+def test_a_row_that_is_not_a_pair_is_explained(row, said):
     with pytest.raises(RowError, match=said):
         read(row)
 
@@ -89,7 +89,7 @@ def prepare(path: Path, tokenizer: Any, kind: Any, make: Any, max_length: int = 
     return prepare_instructions(make(plugin.describe_instructions(section)), section, encoder, 42)
 
 
-def test_both_sides_keep_one_prompt_and_odd_pairs_are_counted(tmp_path, load_tokenizer_of):
+def test_both_sides_share_one_prompt_and_unusable_pairs_are_counted(tmp_path, load_tokenizer_of):
     tokenizer = load_tokenizer_of("llama")
     long = " ".join(f"w{number}" for number in range(40))
     rows = [

@@ -1,4 +1,4 @@
-"""Characters that a tokenizer loses are found; those that come back are not."""
+"""Characters that a tokenizer loses are reported; those that survive a round trip are not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_lost_characters_are_counted_by_text():
     assert count_unwritable(["a # 1", "b#2+", "c 3"], tokenizer) == {"#": 2, "+": 1}
 
 
-def test_a_model_that_only_reads_may_see_another_form():
+def test_encoders_may_see_a_normalised_form():
     from tokenizers import normalizers
 
     tokenizer = _build(["\u2581", *"ae"])
@@ -40,16 +40,16 @@ def test_a_model_that_only_reads_may_see_another_form():
     assert count_unwritable(texts, tokenizer, to_read=True) == {"b": 1, "\u597d": 1}
 
 
-def test_words_without_letters_of_their_own_are_not_lost(load_tokenizer_of):
+def test_words_without_their_own_tokens_are_not_lost(load_tokenizer_of):
     assert count_unwritable(["good w1 w2"], load_tokenizer_of("llama")) == {}
     assert count_unwritable(["good %"], load_tokenizer_of("llama")) == {"%": 1}
 
 
-def test_bytes_write_everything(load_tokenizer_of):
+def test_a_byte_tokenizer_loses_nothing(load_tokenizer_of):
     assert count_unwritable(["\u4f60\u597d #### 18 \U0001f600 caf\u00e9"], load_tokenizer_of("qwen2")) == {}
 
 
-def test_the_report_names_them(make_config, tmp_path, caplog):
+def test_the_report_names_lost_characters(make_config, tmp_path, caplog):
     from utils.data.dataset import load_dataset_plugin
     from utils.data.encoding import ExampleEncoder
     from utils.data.instruction import prepare_instructions
@@ -65,5 +65,5 @@ def test_the_report_names_them(make_config, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("text", ["", "   \n"])
-def test_empty_texts_hold_nothing(text, load_tokenizer_of):
+def test_empty_texts_lose_nothing(text, load_tokenizer_of):
     assert count_unwritable([text], load_tokenizer_of("llama")) == {}

@@ -1,4 +1,4 @@
-"""Rows with their places, from every kind of file; odd ones do not break the others."""
+"""Rows with their line numbers from every kind of file; a malformed row does not affect the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.data.sources import Source
 ROWS = [{"question": f"q{n}", "answer": "a"} for n in range(7)]
 
 
-def test_lines_have_their_numbers_and_empty_ones_count(write_lines):
+def test_line_numbers_include_empty_lines(write_lines):
     file = write_lines("rows.jsonl", [ROWS[0], "", ROWS[1], "   ", ROWS[2]])
     rows = open_rows(Source(str(file)), "train")
     assert list(rows) == ROWS[:3]
@@ -32,7 +32,7 @@ def test_lines_have_their_numbers_and_empty_ones_count(write_lines):
         ("[" * 100_000, "not "),
     ],
 )
-def test_one_odd_line_is_one_bad_row(write_lines, line, reason):
+def test_a_malformed_line_is_one_bad_row(write_lines, line, reason):
     rows = open_rows(Source(str(write_lines("rows.jsonl", [ROWS[0], line, ROWS[1]]))), "train")
     assert (rows[0], rows[2]) == (ROWS[0], ROWS[1])
     with pytest.raises(RowError, match=reason):
@@ -62,7 +62,7 @@ def test_a_line_that_is_not_utf8_and_a_byte_order_mark(tmp_path):
         rows[1]
 
 
-def test_values_of_different_types_stand_side_by_side(write_lines):
+def test_values_of_different_types_in_one_column(write_lines):
     mixed = [{"a": "x"}, {"a": 5}, {"a": ["y"]}, {"b": None}]
     assert list(open_rows(Source(str(write_lines("rows.jsonl", mixed))), "train")) == mixed
 
@@ -79,7 +79,7 @@ def test_a_json_file_holds_a_list_or_lines(tmp_path):
     ("text", "message"),
     [('[{"a": 1},\n{"a": }]', r"rows.json:2: not JSON"), ('{\n "a": 1}', "holds an object"), ("[]", "no rows")],
 )
-def test_a_json_file_that_is_none_is_named(tmp_path, text, message):
+def test_invalid_json_files_are_named(tmp_path, text, message):
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(DataError, match=message):
         open_rows(Source(str(tmp_path / "rows.json")), "train")
@@ -91,7 +91,7 @@ def test_an_empty_file_has_no_rows(tmp_path):
         open_rows(Source(str(tmp_path / "rows.jsonl")), "train")
 
 
-def test_shards_follow_each_other(tmp_path):
+def test_shards_are_read_in_order(tmp_path):
     for number, part in enumerate((ROWS[:3], ROWS[3:])):
         (tmp_path / f"train-0000{number}-of-00002.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     rows = open_rows(Source(str(tmp_path)), "train[2:5]")
@@ -117,7 +117,7 @@ def test_other_kinds_of_file_give_the_same_rows(tmp_path, kind):
     assert rows.place(3) == f"{file}" + (", row 2001" if kind == "parquet" else ":2003")
 
 
-def test_a_split_that_is_not_there_is_none_and_an_empty_cut_is_said(write_lines, tmp_path):
+def test_a_missing_split_is_none_and_an_empty_slice_is_reported(write_lines, tmp_path):
     write_lines("train.jsonl", ROWS)
     assert open_rows(Source(str(tmp_path)), "validation") is None
     with pytest.raises(DataError, match=r"train\[100:\] leaves none of 7 rows"):
@@ -131,7 +131,7 @@ def test_a_split_that_is_not_there_is_none_and_an_empty_cut_is_said(write_lines,
 OFFICIAL = 'index\tsentence\n0\t"It is, he said.\n1\tthe 5" screen\n2\t"Yes"\n'
 
 
-def test_quotes_are_characters_in_a_tsv_and_every_line_is_a_row(tmp_path, caplog):
+def test_quotes_in_a_tsv_are_literal_and_every_line_is_a_row(tmp_path, caplog):
     (tmp_path / "a.tsv").write_text(OFFICIAL)
     rows = open_file(str(tmp_path / "a.tsv"))
     assert [row["sentence"] for row in rows] == ['"It is, he said.', 'the 5" screen', '"Yes"']
@@ -155,7 +155,7 @@ def test_quotes_are_characters_in_a_tsv_and_every_line_is_a_row(tmp_path, caplog
         ('"a" b,1', "not a record of a table"),
     ],
 )
-def test_one_odd_line_of_a_table_is_one_bad_row(tmp_path, line, reason):
+def test_a_malformed_table_line_is_one_bad_row(tmp_path, line, reason):
     text = f'text,label\n"x\ny",0\n{line}\nz,1\n\n\n'
     (tmp_path / "a.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     rows = open_file(str(tmp_path / "a.csv"))
@@ -167,7 +167,7 @@ def test_one_odd_line_of_a_table_is_one_bad_row(tmp_path, line, reason):
 
 
 @pytest.mark.parametrize("end", ["", 'c said "hi",1\nd,0\n'])
-def test_a_quote_that_is_not_closed_makes_no_row_of_what_follows(tmp_path, end):
+def test_an_unclosed_quote_does_not_swallow_the_following_rows(tmp_path, end):
     (tmp_path / "a.csv").write_text('text,label\na,0\n"b,1\n' + end)
     rows = open_file(str(tmp_path / "a.csv"))
     assert len(rows) == 2 + end.count("\n"), "every line is accounted for"
@@ -178,7 +178,7 @@ def test_a_quote_that_is_not_closed_makes_no_row_of_what_follows(tmp_path, end):
         assert rows[3] == {"text": "d", "label": "0"}
 
 
-def test_a_table_of_very_many_columns_is_read_and_refused_in_time(tmp_path):
+def test_a_table_of_very_many_columns_is_handled_quickly(tmp_path):
     import time
 
     names = [f"c{number}" for number in range(40_000)]
@@ -191,7 +191,7 @@ def test_a_table_of_very_many_columns_is_read_and_refused_in_time(tmp_path):
     assert time.monotonic() - started < 5
 
 
-def test_a_pipe_is_read_once_and_whole(tmp_path):
+def test_a_pipe_is_read_once_and_completely(tmp_path):
     import os
     import threading
 
@@ -209,7 +209,7 @@ def test_a_pipe_is_read_once_and_whole(tmp_path):
     writer.join()
 
 
-def test_the_nulls_that_arrow_fills_in_are_no_values(tmp_path):
+def test_nulls_filled_in_by_arrow_are_not_values(tmp_path):
     import pandas
 
     turns = [

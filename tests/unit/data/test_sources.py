@@ -1,4 +1,4 @@
-"""Opening rows: every kind of file as it is written, and every failure as one sentence."""
+"""Opening data files of every kind, and every failure as one sentence."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_reads_parquet(tmp_path):
         ("rows.xlsx", "x", "unknown kind of file"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, name, content, message):
+def test_an_unreadable_file_is_refused_in_one_sentence(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
         open_file(str(_write(tmp_path, name, content)))
     assert "\n" not in str(caught.value)
@@ -85,14 +85,14 @@ def test_a_folder_of_files_is_found_by_the_splits_usual_names(tmp_path, name):
     assert open_rows(Source(str(tmp_path)), "test") is None
 
 
-def test_shards_are_read_in_order_and_other_kinds_left_alone(tmp_path):
+def test_shards_are_read_in_order_and_other_files_ignored(tmp_path):
     _write(tmp_path, "cola/train-00001-of-00002.jsonl", '{"text": "b"}\n')
     _write(tmp_path, "cola/train-00000-of-00002.jsonl", '{"text": "a"}\n')
     _write(tmp_path, "cola/training_notes.txt", "not rows")
     assert [row["text"] for row in open_rows(Source(str(tmp_path), "cola"), "train")] == ["a", "b"]
 
 
-def test_an_unreachable_hub_is_one_sentence(monkeypatch):
+def test_an_unreachable_hub_is_reported_in_one_sentence(monkeypatch):
     import datasets
     import huggingface_hub.constants
 
@@ -104,7 +104,7 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch):
 
 
 def test_local_rows_make_no_request(tmp_path, monkeypatch):
-    """The library asks the hub to count a download for every local file: seconds each where packets are dropped."""
+    """The library asks the hub to count a download for every local file, which takes seconds behind a firewall."""
     import datasets
 
     asked = []
@@ -114,8 +114,8 @@ def test_local_rows_make_no_request(tmp_path, monkeypatch):
     assert asked == []
 
 
-def test_a_value_of_a_parquet_file_that_was_damaged(tmp_path):
-    """What lies behind the header is read late, and by pyarrow in an error of its own."""
+def test_a_damaged_value_in_a_parquet_file(tmp_path):
+    """Data behind the header is read late, and pyarrow raises errors of its own."""
     import pyarrow as pa
     from pyarrow import parquet
 

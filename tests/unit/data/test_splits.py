@@ -1,4 +1,4 @@
-"""Held-out rows: drawn by the seed, by groups, and never in the training rows."""
+"""Held-out rows: chosen by seed and by group, and never among the training rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def family(number: int, size: int) -> list[dict[str, str]]:
 
 @pytest.fixture
 def load(write_lines):
-    """Return a function that writes MetaMathQA's rows and splits them."""
+    """Return a function that writes MetaMathQA rows and splits them."""
 
     numbers = count()
 
@@ -43,7 +43,7 @@ def originals(splits):
     return [{splits.train.rows[position]["original_question"] for position in side} for side in sides]
 
 
-def test_no_question_stands_on_both_sides(load):
+def test_no_question_is_in_both_splits(load):
     splits = load([row for number in range(100) for row in family(number, 10)], validation_size=20)
     train, validation = originals(splits)
     assert not train & validation
@@ -51,7 +51,7 @@ def test_no_question_stands_on_both_sides(load):
     assert len(splits.train_positions) + 20 + splits.num_related == 1000
 
 
-def test_rows_are_held_out_from_many_questions_but_not_at_any_cost(load):
+def test_held_out_rows_come_from_many_questions_within_limits(load):
     rows = [row for number in range(100) for row in family(number, 10)]
     splits = load(rows, validation_size=5)
     assert len(originals(splits)[1]) == 5, "one row each of five questions"
@@ -63,7 +63,7 @@ def test_rows_are_held_out_from_many_questions_but_not_at_any_cost(load):
     assert (len(splits.validation_positions), len(splits.train_positions)) == (200, 800)
 
 
-def test_rows_of_equal_prompt_leave_training_too(load):
+def test_rows_with_a_held_out_prompt_leave_training_too(load):
     rows = [row for number in range(40) for row in family(number, 1)]
     twins = [{**row, "original_question": f"Other {n}", "query": row["query"] + " "} for n, row in enumerate(rows)]
     splits = load(rows + twins, validation_size=10)
@@ -73,7 +73,7 @@ def test_rows_of_equal_prompt_leave_training_too(load):
     assert not train & validation
 
 
-def test_the_hold_out_depends_on_the_seed_and_the_rows_alone(load, prepare_set, write_lines):
+def test_the_hold_out_depends_only_on_seed_and_rows(load, prepare_set, write_lines):
     rows = [row for number in range(60) for row in family(number, 2)]
     splits = load(rows, validation_size=6)
     held_out = queries(splits.train, splits.validation_positions)
@@ -94,14 +94,14 @@ def test_the_hold_out_depends_on_the_seed_and_the_rows_alone(load, prepare_set, 
     assert (answered.split, answered.num_total) == ("validation", 6)
 
 
-def test_most_rows_stay_where_they_are_when_rows_are_added(load):
+def test_adding_rows_keeps_most_rows_in_their_split(load):
     rows = [row for number in range(200) for row in family(number, 1)]
     before = originals(load(rows[:190], validation_size=20))[1]
     after = originals(load(rows, validation_size=20))[1]
     assert len(before & after) >= 15
 
 
-def test_one_prompt_for_all_rows_is_told_apart_by_the_answers(write_lines):
+def test_rows_of_one_prompt_are_grouped_by_answer(write_lines):
     file = write_lines("rows.jsonl", [{"topic": "a story", "answer": f"Story {n}"} for n in range(20)])
     section = custom.Config(path=str(file), prompt_template="Write {topic}.", answer_column="answer", validation_size=4)
     splits = load_splits(custom.describe_instructions(section), section, 42)
@@ -109,18 +109,18 @@ def test_one_prompt_for_all_rows_is_told_apart_by_the_answers(write_lines):
 
 
 @pytest.mark.parametrize("size", [40, 500, 0.999])
-def test_nothing_left_to_train_on_is_said(load, size):
+def test_an_empty_training_split_is_refused(load, size):
     with pytest.raises(DataError, match=r"dataset\.validation_size leaves none of the 40 rows"):
         load([row for number in range(4) for row in family(number, 10)], validation_size=size)
 
 
-def test_no_hold_out_when_it_is_not_wanted(load):
+def test_no_hold_out_when_switched_off(load):
     splits = load(family(1, 5), validation_size=0)
     assert splits.validation is None
     assert len(splits.train_positions) == 5
 
 
-def test_a_validation_split_of_the_sets_own_is_used(make_set, prepare_set, caplog):
+def test_a_datasets_own_validation_split_is_used(make_set, prepare_set, caplog):
     rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(10)]
     folder = make_set(train=rows, validation=[*rows[:2], {"prompt": "new", "completion": "c"}])
     data = prepare_set("custom", folder, validation_size=3)
@@ -131,7 +131,7 @@ def test_a_validation_split_of_the_sets_own_is_used(make_set, prepare_set, caplo
     assert "2 rows whose prompt is in the training rows too" in caplog.text
 
 
-def test_a_validation_file_beside_a_file(write_lines, prepare_set):
+def test_a_separate_validation_file(write_lines, prepare_set):
     rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(4)]
     train, other = write_lines("a.jsonl", rows), write_lines("b.jsonl", rows[:1])
     data = prepare_set("custom", train, validation_path=str(other))

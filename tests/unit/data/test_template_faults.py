@@ -1,4 +1,4 @@
-"""A chat template that is broken, or loops, ends in a sentence; a run that encodes rows hears a signal."""
+"""A chat template that is broken or never ends is refused in one sentence; encoding reacts to signals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENDLESS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
         ("{{ range(10 ** 9) | list }}", "OverflowError"),
     ],
 )
-def test_a_broken_template_is_a_sentence(template, said, load_tokenizer_of):
+def test_a_broken_template_is_refused_in_one_sentence(template, said, load_tokenizer_of):
     tokenizer = load_tokenizer_of("llama")
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match=rf"^the chat template cannot be used \({said}.*set model.chat_template"):
@@ -34,7 +34,7 @@ def test_a_broken_template_is_a_sentence(template, said, load_tokenizer_of):
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
-def test_a_template_that_loops_is_ended(in_thread, load_tokenizer_of, monkeypatch):
+def test_a_looping_template_is_stopped(in_thread, load_tokenizer_of, monkeypatch):
     tokenizer = load_tokenizer_of("llama")
     tokenizer.chat_template = f"{ENDLESS}{in_thread}"
     monkeypatch.setattr(chat, "_TIME_LIMIT_S", 0.3)
@@ -58,7 +58,7 @@ def test_a_template_that_loops_is_ended(in_thread, load_tokenizer_of, monkeypatc
     assert all("not done with a conversation" in each for each in said)
 
 
-def test_work_in_time_is_not_disturbed():
+def test_work_within_the_time_limit_is_not_interrupted():
     for _ in range(3):
         with time_limit(0.6):
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Cutting keeps the answer."""
+"""Truncation keeps the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def numbers(first: int, count: int) -> list[int]:
     return list(range(first, first + count))
 
 
-def test_a_prompts_middle_goes_and_both_ends_stay():
+def test_the_middle_of_a_prompt_is_removed_and_both_ends_stay():
     assert cut_middle(numbers(0, 10), 5) == [0, 1, 2, 8, 9]
     assert cut_middle(numbers(0, 10), 4) == [0, 1, 8, 9]
     assert cut_middle(numbers(0, 10), 1) == [0]
@@ -20,7 +20,7 @@ def test_a_prompts_middle_goes_and_both_ends_stay():
 
 @pytest.mark.parametrize("num_answer", [1, 5, 15, 16, 17, 300])
 @pytest.mark.parametrize("max_length", [8, 20, 33])
-def test_a_prompt_never_wipes_out_the_answer(num_answer, max_length):
+def test_a_long_prompt_never_displaces_the_answer(num_answer, max_length):
     for num_prompt in (0, 1, 7, 40, 1000):
         check_one_exchange(num_prompt, num_answer, max_length)
 
@@ -39,7 +39,7 @@ def check_one_exchange(num_prompt, num_answer, max_length):
     assert fitted.answer_cut == num_answer - len(only.answer)
 
 
-def test_later_exchanges_go_first():
+def test_later_turns_are_removed_first():
     exchanges = [Exchange(numbers(100 * n, 4), numbers(100 * n + 50, 3)) for n in range(3)]
     fitted = fit_exchanges(exchanges, 15)
     assert fitted.exchanges == exchanges[:2]

@@ -1,4 +1,4 @@
-"""Tokenising: what is cut is counted, no row is without a token, and the cache is hit."""
+"""Tokenising: truncation is counted, no row is empty, and the cache is reused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _rows(*texts, other=None):
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
-def test_cut_rows_are_counted_exactly(load_tokenizer_of, family):
+def test_truncated_rows_are_counted_exactly(load_tokenizer_of, family):
     tokenizer = load_tokenizer_of(family)
     special = tokenizer.num_special_tokens_to_add()
     texts = [" ".join(["w1"] * number) for number in range(1, 12)]
@@ -25,7 +25,7 @@ def test_cut_rows_are_counted_exactly(load_tokenizer_of, family):
     assert tokens["truncated"][:] == [length > 8 for length in whole]
 
 
-def test_the_longer_of_two_texts_is_cut_first(load_tokenizer_of):
+def test_the_longer_of_two_texts_is_truncated_first(load_tokenizer_of):
     tokenizer = load_tokenizer_of("bert")
     rows = _rows("w1 w2", "w1 w2", other=["w3 w4 w5 w6 w7 w8", "w3"])
     tokens = tokenize_rows(rows, tokenizer, ("text", "other"), 9)
@@ -35,7 +35,7 @@ def test_the_longer_of_two_texts_is_cut_first(load_tokenizer_of):
 
 
 @pytest.mark.parametrize(("max_length", "columns"), [(1, ("text",)), (2, ("text",)), (3, ("text", "other"))])
-def test_a_length_without_room_for_text_is_refused(load_tokenizer_of, max_length, columns):
+def test_a_max_length_without_space_for_text_is_refused(load_tokenizer_of, max_length, columns):
     rows = _rows("w1", other=["w2"])
     with pytest.raises(DataError, match=r"dataset\.max_length: .* leaves no room"):
         tokenize_rows(rows, load_tokenizer_of("bert"), columns, max_length)
@@ -50,7 +50,7 @@ def test_an_empty_text_still_has_a_token(load_tokenizer_of, family):
     assert truncated == [False, False]
 
 
-def test_the_cache_is_hit_whatever_was_tokenised_before(load_tokenizer_of):
+def test_the_cache_is_hit_regardless_of_earlier_tokenising(load_tokenizer_of):
     tokenizer = load_tokenizer_of("bert")
     rows = _rows("w1 w2 good", "bad w40")
     files = lambda: set((cache_folder() / "tokenised").glob("*.arrow"))
@@ -64,7 +64,7 @@ def test_the_cache_is_hit_whatever_was_tokenised_before(load_tokenizer_of):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "words"])
-def test_damaged_tokens_are_made_anew(load_tokenizer_of, monkeypatch, tmp_path, caplog, damage):
+def test_damaged_token_caches_are_rebuilt(load_tokenizer_of, monkeypatch, tmp_path, caplog, damage):
     monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path))
     tokenizer, rows = load_tokenizer_of("bert"), _rows("w1 w2 good", "bad w40")
     expected = tokenize_rows(rows, tokenizer, ("text",), 16).to_dict()

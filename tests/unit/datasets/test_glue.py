@@ -1,4 +1,4 @@
-"""GLUE's tasks: names and order of labels, both validation sets of MNLI, unlabelled test rows."""
+"""GLUE's tasks: label names and order, both validation sets of MNLI, unlabelled test rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_task_of_the_benchmark_is_there():
     assert (_describe("ax").train_split, _describe("ax").eval_splits) == (None, {})
 
 
-def test_test_rows_may_be_labelled_minus_one_or_not_at_all(prepare_glue, make_set):
+def test_test_rows_may_be_labelled_minus_one_or_unlabelled(prepare_glue, make_set):
     rows = [{"sentence": f"w{index} w1", "label": index % 2} for index in range(4)]
     test = [{"sentence": "w3 w4 w5", "label": -1}, {"sentence": "w3", "label": -1}]
     data = prepare_glue(make_set(train=rows, validation=rows, test=test), "cola")
@@ -56,7 +56,7 @@ def test_minus_one_among_training_rows_is_refused(prepare_glue, make_set):
         prepare_glue(make_set(train=rows, validation=rows), "cola")
 
 
-def test_a_broken_test_file_is_said_and_costs_no_run(prepare_glue, make_set, caplog):
+def test_a_broken_test_file_is_reported_without_stopping_the_run(prepare_glue, make_set, caplog):
     rows = [{"sentence": f"w{index} w1", "label": index % 2} for index in range(4)]
     folder = make_set(train=rows, validation=rows)
     (folder / "test.jsonl").write_text('{"sentence": ')
@@ -65,7 +65,7 @@ def test_a_broken_test_file_is_said_and_costs_no_run(prepare_glue, make_set, cap
     assert "test.jsonl:1" in caplog.text
 
 
-def test_a_checkpoints_order_maps_the_labels(prepare_glue, make_set):
+def test_labels_are_mapped_to_the_checkpoints_order(prepare_glue, make_set):
     rows = [{"premise": f"w{index}", "hypothesis": "w9", "label": index % 3} for index in range(6)]
     folder = make_set(train=rows, validation_matched=rows, validation_mismatched=rows[:3])
     order = ("contradiction", "entailment", "neutral")
@@ -132,7 +132,7 @@ def download(tmp_path):
         ("wnli", [1, 0], {"": [0]}),
     ],
 )
-def test_the_official_download_is_read_as_it_lies_on_disk(prepare_glue, download, subset, train, evals):
+def test_the_official_download_is_read_unchanged(prepare_glue, download, subset, train, evals):
     data = prepare_glue(download, subset)
     assert data.train.dataset["labels"][:] == pytest.approx(train)
     assert {key: split.dataset["labels"][:] for key, split in data.evals.items()} == {
@@ -142,7 +142,7 @@ def test_the_official_download_is_read_as_it_lies_on_disk(prepare_glue, download
     assert own.fingerprint == data.fingerprint or subset == "mnli", "AX lies in another folder"
 
 
-def test_the_downloads_texts_and_rows_of_its_own(prepare_glue, download):
+def test_texts_and_extra_rows_of_the_official_download(prepare_glue, download):
     cola, mnli = prepare_glue(download, "cola"), prepare_glue(download, "mnli")
     assert cola.train.texts["sentence"][:] == ['She said "no.', 'The "book was.']
     assert prepare_glue(download, "mrpc").train.texts["sentence1"][:] == ['"w1', "w3"]
@@ -156,7 +156,7 @@ def test_the_downloads_texts_and_rows_of_its_own(prepare_glue, download):
 
 
 @pytest.mark.parametrize(("subset", "numbers"), [("rte", ["7", "5", "6"]), ("qqp", ["20", "21"]), ("cola", ["0", "1"])])
-def test_a_submission_has_the_files_own_numbers(prepare_glue, download, tmp_path, subset, numbers):
+def test_a_submission_keeps_the_test_files_row_ids(prepare_glue, download, tmp_path, subset, numbers):
     from types import SimpleNamespace
 
     import numpy
@@ -178,20 +178,20 @@ def test_a_submission_has_the_files_own_numbers(prepare_glue, download, tmp_path
 
 
 @pytest.mark.parametrize(("subset", "file"), [("mnli", "MNLI/dev_matched.tsv"), ("cola", "CoLA/dev.tsv")])
-def test_a_file_of_the_download_alone_has_the_hubs_columns(download, subset, file):
+def test_a_single_file_of_the_download_has_the_hubs_columns(download, subset, file):
     spec = _describe(subset, path=str(download / file))
     rows = open_split(spec, "train")
     assert {*spec.text_columns, "label"} <= set(rows.column_names())
     assert len(rows) == DOWNLOAD[file].count("\n") - (subset == "mnli")
 
 
-def test_columns_that_have_the_hubs_names_keep_their_own(tmp_path):
+def test_columns_already_named_as_on_the_hub_are_kept(tmp_path):
     (tmp_path / "train.tsv").write_text("premise\thypothesis\tsentence1\tlabel\nw1\tw2\tw3\tneutral\n")
     (row,) = open_split(_describe("mnli", path=str(tmp_path)), "train")
     assert (row["premise"], row["sentence1"]) == ("w1", "w3")
 
 
-def test_a_test_file_with_a_broken_row_or_a_number_twice_is_not_submitted(prepare_glue, download, caplog):
+def test_a_test_file_with_a_broken_row_or_duplicate_id_is_not_submitted(prepare_glue, download, caplog):
     for text, reason in (
         ("index\tsentence1\tsentence2\n0\tw1\tw2\n1\tw1\n", "test.tsv:3: 2 fields where the header has 3"),
         ("index\tsentence1\tsentence2\n0\tw1\tw2\n0\tw1\tw3\n", "rows of test RTE have the same number"),
@@ -228,7 +228,7 @@ def test_real_files_lose_no_row(subset, folder):
         ({"label_column": "gold"}, "label_column"),
     ],
 )
-def test_keys_that_contradict_the_task_are_found(keys, key):
+def test_keys_that_contradict_the_task_are_refused(keys, key):
     assert list(Config(subset="cola", **keys).find_conflicts()) == [key]
     assert Config(subset="cola", text_column=["sentence"], num_labels=2).find_conflicts() == {}
 

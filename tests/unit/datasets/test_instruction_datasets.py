@@ -1,4 +1,4 @@
-"""Every CAUSAL_LM dataset on rows as they really are: prompts, answers, turns, hold-outs."""
+"""Every CAUSAL_LM dataset on realistic rows: prompts, answers, turns, hold-outs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def describe(room: str, **keys):
 
 
 def read(row, **keys):
-    """Read a row by the custom dataset, its format told by the row's columns where it is not stated."""
+    """Read a row by the custom dataset, with its format derived from the columns unless given."""
     spec = describe("custom", path="rows.jsonl", **keys)
     return (spec.resolve(spec, tuple(row)) if spec.resolve else spec).read_row(row)
 
@@ -54,7 +54,7 @@ def test_gsm8k_asks_and_answers():
     assert describe("gsm8k", as_chat=True).stop == ()
 
 
-def test_a_prompt_of_ones_own_replaces_the_sets():
+def test_a_custom_prompt_replaces_the_datasets():
     spec = describe("gsm8k", prompt_template="Q: {question}\nA: ")
     example = spec.read_row(GSM8K_ROW)
     assert example.prompt == "Q: Tom has 5. He finds 13. How many?\nA: "
@@ -113,12 +113,12 @@ def test_settings_that_cannot_be_read_are_refused_at_once(keys, message):
         gsm8k.Config(**keys)
 
 
-def test_a_role_that_is_none_is_refused_at_once():
+def test_an_unknown_role_is_refused_at_once():
     with pytest.raises(ValueError, match="narrator is users, which is not a role; use system, user, assistant or tool"):
         custom.Config(path="x", roles={"narrator": "users"})
 
 
-def test_the_shipped_arithmetic_is_read():
+def test_the_shipped_arithmetic_rows_are_read():
     section = gsm8k.Config(path=str(ARITHMETIC))
     rows = load_generation_rows(gsm8k.describe_instructions(section), section, 42)
     assert (len(rows.examples), rows.num_total, rows.split) == (300, 300, "test")
@@ -149,7 +149,7 @@ def test_real_rows_of_metamathqa_and_code_feedback_are_read(prepare_set, make_en
     assert len(prepare_set("code_feedback", rows, validation_size=0, encoder=encoder).train) == 1
 
 
-def test_template_rows_of_ones_own():
+def test_custom_rows_with_a_template():
     row = {"topic": "birds", "count": 3, "response": "Owl."}
     example = read(row, prompt_template="Name {count} {topic}.\n")
     assert (example.prompt, example.answer) == ("Name 3 birds.\n", "Owl.")
@@ -225,7 +225,7 @@ def test_alpacas_system_text_and_history_are_part_of_a_chats_prompt():
         {"prompt": "a", "completion": "b"},
     ],
 )
-def test_an_answer_that_its_row_calls_bad_is_no_answer_to_learn(row):
+def test_an_answer_labelled_as_bad_is_not_trained_on(row):
     for key, bad, good in (("label", False, True), ("kto_tag", "false", "true"), ("label", "False", "math")):
         with pytest.raises(RowError, match=f"column {key} is false: in KTO rows"):
             read({**row, key: bad}, format=None)
@@ -233,7 +233,7 @@ def test_an_answer_that_its_row_calls_bad_is_no_answer_to_learn(row):
     assert read({"text": "a", "label": False}).answer == "a", "a class, of texts that nobody answers"
 
 
-def test_chosen_and_rejected_answers_are_another_task(write_lines, prepare_set):
+def test_chosen_and_rejected_columns_point_to_the_preference_task(write_lines, prepare_set):
     sentence = r"chosen and rejected belong to preference tuning; .* dpo: .* dataset\.answer_column: chosen"
     rows = [{"conversations": CHAT, "chosen": CHAT[1], "rejected": CHAT[1]}] * 3
     for keys in ({}, {"format": "sharegpt"}):
@@ -265,12 +265,12 @@ def test_plain_text_has_no_prompt():
         ((), "there are: none"),
     ],
 )
-def test_columns_that_tell_nothing_are_listed(columns, message):
+def test_unrecognised_columns_are_listed(columns, message):
     with pytest.raises(DataError, match=message):
         read(dict.fromkeys(columns))
 
 
-def test_settling_reads_the_columns(write_lines, make_set):
+def test_the_format_is_derived_from_the_columns(write_lines, make_set):
     file = write_lines("rows.jsonl", ["not json", {"prompt": "a"}, {"prompt": "a", "completion": "b"}])
     spec = describe("custom", path=str(file))
     assert spec.ask is None
@@ -297,7 +297,7 @@ def test_settling_reads_the_columns(write_lines, make_set):
         ({"format": "alpaca", "split_long": True}, "split_long"),
     ],
 )
-def test_keys_that_say_otherwise_than_the_format_are_found(keys, key):
+def test_keys_that_contradict_the_format_are_refused(keys, key):
     assert set(custom.Config(path="x", **keys).find_conflicts()) == {key}
 
 
@@ -313,11 +313,11 @@ def test_keys_that_say_otherwise_than_the_format_are_found(keys, key):
         {"roles": {"b": "user"}, "split_long": True},
     ],
 )
-def test_keys_that_agree_are_left_alone(keys):
+def test_keys_that_agree_with_the_format_are_kept(keys):
     assert custom.Config(path="x", **keys).find_conflicts() == {}
 
 
-def test_metrics_of_ones_own():
+def test_custom_metrics():
     assert describe("custom", path="x", metrics=["em_strict"]).metrics == ("em_strict",)
     assert describe("custom", path="x").metrics == ("exact_match", "token_f1", "rouge_l")
 
@@ -325,7 +325,7 @@ def test_metrics_of_ones_own():
 BY_TYPE = {"GSM_Rephrased": "Rephrased: {query}\nAnswer:", "GSM_AnsAug": "Q: {query}\nA:"}
 
 
-def test_metamath_asks_each_type_of_rows_by_its_own_prompt():
+def test_metamath_uses_a_separate_prompt_for_each_row_type():
     spec = describe("metamathqa", prompt_template={**BY_TYPE, "default": "{query} ="})
     assert spec.read_row(META_ROW).prompt == "Rephrased: What is 2 plus 3?\nAnswer:"
     assert spec.read_row({**META_ROW, "type": "GSM_AnsAug"}).prompt == "Q: What is 2 plus 3?\nA:"
@@ -345,7 +345,7 @@ def test_a_type_without_a_prompt_is_a_bad_row():
         spec.read_row({**META_ROW, "type": "MATH_SV"})
 
 
-def test_a_prompt_that_no_row_has_is_warned_of(make_set, caplog):
+def test_an_unused_prompt_is_warned_about(make_set, caplog):
     from utils.data.instruction import read_training_rows
 
     config = metamathqa.Config(path=str(make_set(train=[META_ROW] * 3)), validation_size=0, prompt_template=BY_TYPE)
@@ -354,7 +354,7 @@ def test_a_prompt_that_no_row_has_is_warned_of(make_set, caplog):
     assert "GSM_Rephrased; its" not in caplog.text
 
 
-def test_mistakes_in_a_map_of_prompts(make_config):
+def test_mistakes_in_a_mapping_of_prompts(make_config):
     def mistakes(prompts):
         with pytest.raises(ConfigError) as caught:
             make_config("llama", task="CAUSAL_LM", dataset={"name": "metamathqa", "prompt_template": prompts})

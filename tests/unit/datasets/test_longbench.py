@@ -1,4 +1,4 @@
-"""LongBench: 21 subsets, wherever their rows lie, each asked and judged by its own rules; hold-outs by context."""
+"""LongBench: 21 subsets from any layout, each with its own prompt and metric; hold-outs by context."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_a_row_becomes_a_prompt_with_its_answer():
     assert not example.plain
 
 
-def test_a_row_of_the_mirror_is_the_same():
+def test_a_row_of_the_mirror_gives_the_same():
     row = make_row()
     mirrored = {**row, "question": row["input"], "answers": json.dumps(row["answers"])}
     del mirrored["input"]
     assert describe().read_row(mirrored) == describe().read_row(row)
 
 
-def test_a_row_without_answers_can_be_asked():
+def test_a_row_without_answers_gives_a_prompt():
     row = {"context": "Ann wrote it.", "input": "Who wrote it?"}
     one, several = describe(subset="hotpotqa"), describe()
     asked = one.read_prompt(row)
@@ -102,7 +102,7 @@ def test_each_subset_keeps_its_own_rules():
         ({"all_classes": 3}, "all_classes holds a number"),
     ],
 )
-def test_an_odd_row_says_what_is_odd(change, message):
+def test_a_malformed_row_is_explained(change, message):
     with pytest.raises(RowError, match=message):
         describe().read_row(make_row(**change))
 
@@ -122,7 +122,7 @@ def test_the_protocol_of_one_subset_and_of_several():
     assert "category" not in several.facts
 
 
-def test_a_set_of_several_subsets_is_scored_as_each():
+def test_several_subsets_are_scored_by_their_own_metrics():
     parts = longbench.expand(longbench.Config(subsets=["lcc", "hotpotqa_e"]))
     assert [label for label, _ in parts] == ["longbench_lcc", "longbench_hotpotqa_e"]
     specs = [longbench.describe_instructions(config) for _, config in parts]
@@ -160,7 +160,7 @@ def test_unknown_subsets_are_refused(keys, message):
         longbench.Config(**keys)
 
 
-def test_keys_that_contradict_each_other_are_told():
+def test_contradicting_keys_are_refused():
     assert "subset" in longbench.Config(subset="lcc", subsets=["lcc"]).find_conflicts()
     assert "prompts_file" in longbench.Config(prompts_file="a", prompt_template="{context} {input}").find_conflicts()
     assert longbench.Config(subset="lcc").find_conflicts() == {}
@@ -200,7 +200,7 @@ def test_a_file_named_for_its_subset_needs_no_column(tmp_path):
     assert len(load(path=str(write_rows(tmp_path / "qasper.jsonl", [row])), subset="qasper").examples) == 1
 
 
-def test_what_is_missing_is_said_in_one_sentence(tmp_path):
+def test_missing_files_are_reported_in_one_sentence(tmp_path):
     folder = write_rows(tmp_path / "rows" / "lcc.jsonl", [make_row("lcc")]).parent
     with pytest.raises(DataError, match=r"no rows of qasper \(qasper.jsonl\); name those that are there"):
         load(path=str(folder), subsets=["lcc", "qasper"])
@@ -223,7 +223,7 @@ def prepare_split(path: str, split: str):
     return load_splits(longbench.describe_instructions(config), config, 42)
 
 
-def test_a_split_may_be_cut(tmp_path):
+def test_a_split_can_be_sliced(tmp_path):
     file = write_rows(tmp_path / "lcc.jsonl", [make_row("lcc", number) for number in range(9)])
     assert len(prepare_split(str(file.parent), "test[:5]").train.rows) == 5
 
@@ -250,7 +250,7 @@ def test_rows_of_one_context_are_held_out_together(tmp_path):
     assert set(hold_out(file, 2)[1]) != set(held_out)
 
 
-def test_empty_answers_are_counted_and_left_out(tmp_path, prepare_set):
+def test_empty_answers_are_counted_and_dropped(tmp_path, prepare_set):
     rows = [make_row("qasper", number, answers=[""] if number == 3 else ["yes"]) for number in range(40)]
     file = write_rows(tmp_path / "qasper.jsonl", rows)
     data = prepare_set("longbench", file, subset="qasper", max_empty_share=0.1)
@@ -264,14 +264,14 @@ def test_empty_answers_are_counted_and_left_out(tmp_path, prepare_set):
 # -- prompts ------------------------------------------------------------------------------------------------------
 
 
-def test_our_own_prompts_are_there_for_every_subset():
+def test_every_subset_has_a_built_in_prompt():
     prompts = load_prompts(None, SUBSETS)
     assert list(prompts.templates) == list(SUBSETS)
     assert prompts.facts["prompts"] == "own wording"
     assert load_prompts(None, ["lcc"]).digest != prompts.digest
 
 
-def test_official_prompts_are_read_and_named(tmp_path):
+def test_official_prompts_are_read_and_recorded(tmp_path):
     file = tmp_path / "dataset2prompt.json"
     file.write_text(json.dumps({"hotpotqa": "Read {context}\nQ {input} A: ", "lcc": "x"}), "utf-8")
     spec = describe(prompts_file=str(file), subset="hotpotqa")
@@ -331,7 +331,7 @@ def test_all_real_rows_are_read():
 
 
 @pytest.mark.skipif(not (REAL / "longbench_config").is_dir(), reason="no official configuration here")
-def test_the_table_and_prompts_are_the_official_ones():
+def test_the_table_and_prompts_equal_the_official_ones():
     lengths = json.loads((REAL / "longbench_config" / "dataset2maxlen.json").read_text("utf-8"))
     assert {name: subset.max_new_tokens for name, subset in SUBSETS.items()} == lengths
     file = REAL / "longbench_config" / "dataset2prompt.json"

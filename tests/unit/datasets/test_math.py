@@ -1,4 +1,4 @@
-"""MATH's rows in each of their shapes, its subjects' folders, and the prompts of public evaluations."""
+"""MATH rows in every published format, its folders of subjects, and the prompts of public evaluations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_row_of_metamaths_files(columns):
     assert describe().read_row(row).groups == ()
 
 
-def test_an_answer_is_the_reference_where_the_solution_has_no_box():
+def test_the_answer_is_the_reference_if_the_solution_has_no_box():
     assert describe().read_row({"problem": "What?", "answer": "2"}).reference == "2"
     assert describe().read_row({**MATH_500, "solution": "Add them."}).reference == "2"
     with pytest.raises(RowError, match=r"no \\boxed answer"):
@@ -47,7 +47,7 @@ def test_an_answer_is_the_reference_where_the_solution_has_no_box():
         describe().read_row({"solution": SOLUTION})
 
 
-def test_all_subjects_of_a_folder_are_one_set(tmp_path: Path):
+def test_all_subjects_of_a_folder_form_one_set(tmp_path: Path):
     for number, subject in enumerate(dataset.SUBJECTS):
         (tmp_path / subject).mkdir()
         rows = [{**HUB, "type": subject, "problem": f"{subject} {each}?"} for each in range(number + 1)]
@@ -67,7 +67,7 @@ def test_a_file_is_its_own_test_split(tmp_path: Path):
     assert len(load_generation_rows(dataset.describe_instructions(config), config, seed=0).examples) == 3
 
 
-def test_protocols_ask_by_their_own_prompt():
+def test_protocols_use_their_own_prompt():
     metamath, minerva = describe(protocol="metamath"), describe(protocol="minerva_math")
     assert metamath.read_row(HUB).prompt == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."

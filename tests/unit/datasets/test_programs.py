@@ -1,4 +1,4 @@
-"""HumanEval's and MBPP's rows: what is asked, and the program that an answer becomes."""
+"""HumanEval and MBPP rows: the prompts, and how an answer becomes a program."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe(name: str, **keys):
     return module.describe_instructions(module.Config(**keys))
 
 
-def test_humaneval_as_its_authors_put_it_together():
+def test_humaneval_programs_are_assembled_as_by_its_authors():
     spec = describe("humaneval")
     example = spec.read_row(HUMANEVAL)
     assert (example.prompt, example.answer, example.plain) == (HEAD, "    return 2\n", True)
@@ -49,7 +49,7 @@ def test_a_chat_model_is_asked_for_the_function():
     assert turn["content"].endswith("assert add(1, 1) == 2")
 
 
-def test_mbpp_behind_three_worked_tasks():
+def test_mbpp_prompts_start_with_three_examples():
     spec = describe("mbpp")
     example = spec.read_row(MBPP)
     assert example.prompt.count("[BEGIN]\n") == 4
@@ -69,5 +69,5 @@ def test_mbpp_behind_three_worked_tasks():
 
 
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
-def test_the_prompt_is_the_sets_own(name: str):
+def test_the_datasets_own_prompt_is_used(name: str):
     assert "prompt_template" in load_dataset_plugin(name).Config(prompt_template="{prompt}").find_conflicts()

@@ -1,4 +1,4 @@
-"""QMSum and TruthfulQA: the sets that are answered while training, in every form that their rows are published in."""
+"""QMSum and TruthfulQA, evaluated during training, in every published format."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_list_of_meetings_is_read_too(tmp_path):
     assert len(load(qmsum, path=str(tmp_path)).examples) == 4
 
 
-def test_rows_of_longbench_are_read_as_they_are(tmp_path):
+def test_rows_of_longbench_are_read_unchanged(tmp_path):
     row = {"input": "Who came?", "context": "Ann: Hello .", "answers": ["Ann."], "dataset": "qmsum", "_id": "a"}
     file = tmp_path / "qmsum.jsonl"
     file.write_text(json.dumps(row) + "\n")
@@ -68,7 +68,7 @@ def test_qmsum_trains_on_its_own_split(tmp_path):
     assert (len(splits.train.rows), len(splits.validation.rows)) == (6, 2)
 
 
-def test_an_odd_meeting_is_named(tmp_path):
+def test_a_malformed_meeting_is_named(tmp_path):
     file = tmp_path / "test.jsonl"
     file.write_text(json.dumps(MEETING) + "\n" + json.dumps({**MEETING, "general_query_list": 5}) + "\n")
     with pytest.raises(DataError, match=r"test.jsonl:2: column general_query_list holds a number"):
@@ -98,7 +98,7 @@ CSV = (
 
 
 @pytest.mark.parametrize("more", [("", ""), ("Best Incorrect Answer,", "Yes,")])
-def test_both_releases_of_the_csv_and_the_hubs_rows_are_the_same(tmp_path, more):
+def test_both_csv_releases_equal_the_hubs_rows(tmp_path, more):
     file = tmp_path / "TruthfulQA.csv"
     file.write_text("\ufeff" + CSV.format(more=more[0], value=more[1]), "utf-8")
     expected = truthfulqa.describe_instructions(truthfulqa.Config()).read_row(HUB_ROW)
@@ -135,7 +135,7 @@ def test_real_meetings_are_joined_as_longbench_joins_them():
 
 
 @pytest.mark.skipif(not (REAL / "truthfulqa").is_dir(), reason="no TruthfulQA here")
-def test_the_real_first_release_is_known():
+def test_the_real_first_release_is_recognised():
     rows = load(truthfulqa, path=str(REAL / "truthfulqa"))
     assert rows.facts["release"] == "first release"
     assert len(rows.examples) == 817
