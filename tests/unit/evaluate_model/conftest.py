@@ -1,4 +1,4 @@
-"""Small trained runs in their folders, and the command's library as the command calls it."""
+"""Small trained runs in their folders, and the command's library functions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SETS = [
 
 @pytest.fixture(autouse=True)
 def _hear_sentences(caplog: pytest.LogCaptureFixture) -> None:
-    """Let caplog hear what is said without being a warning."""
+    """Let caplog record informational log lines too."""
     caplog.set_level(logging.INFO, "utils")
 
 
 @pytest.fixture
 def train_config() -> Callable[[Any], Path]:
-    """Return a function that trains a configuration in this process and names the run's folder."""
+    """Return a function that trains a configuration in this process and returns the run's folder."""
 
     def train(config: Any) -> Path:
         script = importlib.import_module("train")
@@ -37,7 +37,7 @@ def train_config() -> Callable[[Any], Path]:
 
 @pytest.fixture
 def sft_run(make_sft: Callable[..., Any], train_config: Callable[[Any], Path]) -> Path:
-    """Train the embedded base on a few sums; the run has scored two small sets."""
+    """Train the embedded base on a few sums and score two small sets."""
     return train_config(
         make_sft(
             evaluation={"sets": SETS},
@@ -63,7 +63,7 @@ def base() -> Path:
 
 @pytest.fixture
 def score() -> Callable[..., dict[str, Any]]:
-    """Return a function that evaluates as the command does: entries by label."""
+    """Return a function that evaluates as the command does and returns the entries by label."""
 
     def run(
         open_subject: Callable[..., Any], name: object, *overrides: str, sets: Sequence[str] = (), **rest: Any
@@ -78,7 +78,7 @@ def score() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def fingerprint() -> Callable[[Path], dict[str, str]]:
-    """Return a function that hashes what a run recorded of itself: its own files, its weights, not its evaluations."""
+    """Return a function that hashes a run's own files and weights, without its evaluations."""
 
     def read(run: Path) -> dict[str, str]:
         files = [

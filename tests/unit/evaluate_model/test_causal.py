@@ -1,4 +1,4 @@
-"""Language models through the command's library: nothing is done twice, nothing is written over, sums are right."""
+"""Evaluating language models: no work is repeated, no result overwritten, and the scores are right."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _answers(folder):
     return [row["prediction"] for row in rows]
 
 
-def test_a_run_that_has_scored_itself(sft_run, score, fingerprint, caplog):
+def test_scores_of_a_run_are_reused(sft_run, score, fingerprint, caplog):
     before, record = fingerprint(sft_run), _read(sft_run)
     written = _answers(sft_run / "eval_test")
     entries = score(open_run, sft_run)
@@ -60,7 +60,7 @@ def test_other_settings_set_the_earlier_result_aside(sft_run, score, fingerprint
     assert fingerprint(sft_run) == before
 
 
-def test_a_checkpoint_has_a_place_of_its_own(sft_run, score, caplog):
+def test_a_checkpoint_has_its_own_output_folder(sft_run, score, caplog):
     entry = score(open_run, sft_run / "checkpoint-3", sets=["test"])["test"]
     assert entry.folder == sft_run / "eval_step_3" / "test"
     assert entry.result["weights"]["weights"] == "checkpoint-3"
@@ -69,7 +69,7 @@ def test_a_checkpoint_has_a_place_of_its_own(sft_run, score, caplog):
     assert _read(entry.folder)["identity"]["model"] != _read(sft_run / "eval_test")["identity"]["model"]
 
 
-def test_a_base_model_is_asked_by_the_sets_prompt(base, arithmetic, score, tmp_path):
+def test_a_base_model_gets_the_datasets_prompt(base, arithmetic, score, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     sums = f"{{name: gsm8k, path: {arithmetic}, split: 'test[:8]', label: sums}}"
@@ -92,7 +92,7 @@ def test_a_base_model_is_asked_by_the_sets_prompt(base, arithmetic, score, tmp_p
     assert again.result == entry.result, "what was there is left as it was"
 
 
-def test_what_is_no_plain_model(sft_run, base):
+def test_a_run_folder_and_a_path_for_several_sets_are_refused(sft_run, base):
     with pytest.raises(UserError, match="the folder holds a run; name it by --run"):
         open_model(str(sft_run / "final_model"), ["gsm8k"], [], None)
     with pytest.raises(UserError, match="the folder holds a run; name it by --run"):
@@ -101,7 +101,7 @@ def test_what_is_no_plain_model(sft_run, base):
         open_model(str(base), ["gsm8k", "metamathqa"], ["dataset.path=."], None)
 
 
-def test_results_of_something_else_stay(sft_run, score):
+def test_results_of_another_model_are_kept(sft_run, score):
     folder = sft_run / "eval_mine"
     folder.mkdir()
     (folder / "results.json").write_text('{"mine": 1}')

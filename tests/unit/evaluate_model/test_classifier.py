@@ -1,4 +1,4 @@
-"""Classifiers through the command's library: the training's numbers, any order of labels, no random heads."""
+"""Evaluating classifiers: the scores of training, any order of labels, no random heads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _read(folder):
 
 @pytest.fixture
 def trained(make_config, make_set, draw_rows, train_config):
-    """Train a small classifier on string labels; its folder, and that of its rows."""
+    """Train a small classifier on string labels; return its folder and that of its rows."""
     data = make_set(
         train=_name(draw_rows(60)), validation=_name(draw_rows(31, seed=1)), test=_name(draw_rows(25, seed=2))
     )
@@ -92,7 +92,7 @@ def test_other_rows(trained, score, make_set, draw_rows, tmp_path, caplog):
 
 @pytest.fixture
 def classifier(tiny_base, tmp_path):
-    """Return a function that saves a classifier whose ids have these names."""
+    """Return a function that saves a classifier with the given label names."""
 
     def make(*names):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -110,7 +110,7 @@ def classifier(tiny_base, tmp_path):
 
 @pytest.fixture
 def glue(tmp_path, draw_rows):
-    """Write MNLI's splits, their labels as GLUE has them: 0 entailment, 1 neutral, 2 contradiction."""
+    """Write MNLI's splits with GLUE's labels: 0 entailment, 1 neutral, 2 contradiction."""
     sizes = {"train": 12, "validation_matched": 40, "validation_mismatched": 20, "test_matched": 4}
     for split, size in sizes.items():
         rows = [
@@ -163,7 +163,7 @@ def test_a_random_head_or_a_quantized_one_is_refused(classifier, glue, tiny_base
     assert not (tmp_path / "out").exists()
 
 
-def test_a_regression_run_keeps_to_numbers(make_config, make_set, draw_rows, train_config, score, tmp_path):
+def test_a_regression_run_requires_numbers(make_config, make_set, draw_rows, train_config, score, tmp_path):
     rows = [{**row, "label": row["label"] + len(row["text"]) / 100} for row in draw_rows(30)]
     data = make_set("numbers", train=rows, validation=rows[:11])
     run = train_config(make_config("bert", data, dataset__num_labels=1))

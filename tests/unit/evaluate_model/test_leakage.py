@@ -1,4 +1,4 @@
-"""A run is told which rows of a set it was trained on, by its own rows, be they asked by whatever prompt."""
+"""Evaluation rows that a run was trained on are reported, whatever prompt is used."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(make_sft: Any, train_config: Any, rows: Path) -> Path:
     return folder
 
 
-def test_rows_that_were_trained_on_are_counted_and_stored(run, rows, score, caplog, tmp_path):
+def test_trained_rows_are_counted_and_stored(run, rows, score, caplog, tmp_path):
     words = ("generation.batch_size=12",)
     entries = score(open_run, run, *words, sets=SETS)
     leakage = [{"set": "mine", "rows": NUM_TRAINED, "documents": 0}]
@@ -69,7 +69,7 @@ def test_rows_that_were_trained_on_are_counted_and_stored(run, rows, score, capl
     ("is_there", "reason"),
     [(False, "no such file or folder"), (True, "the rows are no longer those that the run was trained on")],
 )
-def test_rows_that_are_gone_or_changed_are_said(run, rows, is_there, reason, score, caplog, tmp_path):
+def test_missing_or_changed_training_rows_are_reported(run, rows, is_there, reason, score, caplog, tmp_path):
     if is_there:
         write_rows(rows, "drinks")
     else:
@@ -81,5 +81,5 @@ def test_rows_that_are_gone_or_changed_are_said(run, rows, is_there, reason, sco
     assert reason in caplog.text
 
 
-def test_sets_asked_by_the_runs_prompt_have_no_such_key(sft_run, score):
+def test_sets_with_the_runs_prompt_have_no_overlap_key(sft_run, score):
     assert "leakage" not in score(open_run, sft_run, sets=["test"])["test"].result

@@ -1,4 +1,4 @@
-"""LongBench's subsets are averaged by category, where there are several; plain models are asked as the set has it."""
+"""Several LongBench subsets are averaged by category; models without a run get each subset's own prompt."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_one_subset_has_no_average() -> None:
     assert average_longbench([_entry("qasper", 0.1), _entry("lcc", 0.4, "rouge_l")]) == {}
 
 
-def test_a_plain_models_configuration_is_that_of_its_sets(tmp_path: Path) -> None:
+def test_a_model_without_a_run_takes_the_configuration_of_its_sets(tmp_path: Path) -> None:
     rows = {"input": "q", "context": "c", "answers": ["a"], "length": 1, "dataset": "trec", "all_classes": ["a"]}
     (tmp_path / "trec.jsonl").write_text(json.dumps(rows) + "\n")
     words = [f"{{name: longbench, path: {tmp_path}, subsets: [trec, lsht]}}", f"{{name: qmsum, path: {tmp_path}}}"]

@@ -1,4 +1,4 @@
-"""A file that is named for evaluation is scored whole, whatever the run held out or left out of its own rows."""
+"""A file named for evaluation is scored completely, whatever the run held out or dropped of its own rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _write(folder, name, rows):
 
 
 def _score_all(score, run, trained_on, other, **keys):
-    """Score a file of 20 rows, and the run's own of 40, in every way in which they can be named."""
+    """Score a file of 20 rows, and the run's own of 40, by every way of naming them."""
     assert _count(score(open_run, run, *keys.get("words", ()), sets=[str(other)])["other"]) == (20, 20, False)
     assert _count(score(open_run, run, sets=[f"{other}@train"])["other_train"]) == (20, 20, False)
     with pytest.raises(LoraNsError, match=r"no split called tset|without a split tset"):
@@ -34,7 +34,7 @@ def _score_all(score, run, trained_on, other, **keys):
     assert _count(seven) == (7, 20, True)
 
 
-def test_of_a_language_model(make_sft, train_config, score, base, tmp_path):
+def test_named_files_of_a_language_model_are_scored_completely(make_sft, train_config, score, base, tmp_path):
     rows = [{"prompt": f"How many is {n} + 1?", "completion": f" {n + 1}"} for n in range(60)]
     own, other = _write(tmp_path, "own.jsonl", rows[:40]), _write(tmp_path, "other.jsonl", rows[40:])
     run = train_config(
@@ -54,7 +54,7 @@ def test_of_a_language_model(make_sft, train_config, score, base, tmp_path):
     assert _count(entry) == (20, 20, False)
 
 
-def test_of_a_classifier(make_config, draw_rows, train_config, score, tmp_path):
+def test_named_files_of_a_classifier_are_scored_completely(make_config, draw_rows, train_config, score, tmp_path):
     rows = [{**row, "label": ("bad", "good")[row["label"]]} for row in draw_rows(60)]
     own, other = _write(tmp_path, "own.jsonl", rows[:40]), _write(tmp_path, "other.jsonl", rows[40:])
     run = train_config(

@@ -1,4 +1,4 @@
-"""Which settings an evaluation takes, and the configuration of a model without a run."""
+"""Which settings can be overridden in an evaluation, and the configuration of a model without a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BASE, SUMS = str(QUICKSTART / "base"), str(QUICKSTART / "arithmetic")
         ("seed=3", "CAUSAL_LM", False),
     ],
 )
-def test_taken(word, task_type, of_run):
+def test_allowed_overrides(word, task_type, of_run):
     assert list(check_overrides([word], task_type, of_run).leaves())
 
 
@@ -49,13 +49,13 @@ def test_taken(word, task_type, of_run):
         ("model.name_or_path=x", "CAUSAL_LM", False, "has no effect here"),
     ],
 )
-def test_refused(word, task_type, of_run, message):
+def test_refused_overrides(word, task_type, of_run, message):
     with pytest.raises(ConfigError, match=message) as caught:
         check_overrides([word, "model.dtype=auto"], task_type, of_run)
     assert [problem.path for problem in caught.value.problems] == [word.partition("=")[0]]
 
 
-def test_rows_that_are_not_there():
+def test_missing_rows_are_refused():
     with pytest.raises(ConfigError, match=r"dataset\.path: /no/rows\.jsonl: no such file"):
         require_local_rows(check_overrides(["dataset.path=/no/rows.jsonl"], "SEQ_CLS", of_run=True))
 
@@ -74,7 +74,7 @@ def test_the_task_type_comes_from_the_sets(tmp_path):
         find_task_type(BASE, [SetSection(name="gsm8k"), SetSection(name="glue")], [])
 
 
-def test_a_model_gets_the_prompt_of_the_set(tmp_path):
+def test_a_model_without_a_run_gets_the_datasets_prompt(tmp_path):
     section = SetSection(name="openai/gsm8k", path=SUMS)
     checked = check_overrides(["generation.max_new_tokens=9", "dataset.as_chat=true"], "CAUSAL_LM", of_run=False)
     config = build_model_config(BASE, section, checked, "CAUSAL_LM", tmp_path)

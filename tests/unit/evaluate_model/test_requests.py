@@ -1,4 +1,4 @@
-"""Every spelling of a set on the command line, and what is said to one that is none."""
+"""Every spelling of a dataset on the command line, and the errors for unknown ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_several_subsets_of_a_set():
     assert _read("longbench:trec").resolved_label == "longbench_trec"
 
 
-def test_a_path_is_taken_whole(tmp_path):
+def test_a_path_is_not_split(tmp_path):
     odd = tmp_path / "a:b@c.jsonl"
     odd.write_text("{}\n")
     section = _read(str(odd))
@@ -49,7 +49,7 @@ def test_a_path_is_taken_whole(tmp_path):
     assert (cut.name, cut.split, cut.resolved_label) == (str(odd), "train[:5]", "a_b_c_train_5")
 
 
-def test_keys_behind_a_question_mark(tmp_path):
+def test_keys_after_a_question_mark(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("{}\n")
     section = _read(
@@ -97,11 +97,11 @@ def test_a_run_knows_its_own_sets():
         ("gsm8k", OwnSets("glue", task_type="SEQ_CLS"), "gsm8k is for task_type CAUSAL_LM, the run's is SEQ_CLS"),
     ],
 )
-def test_what_is_no_set(word, own, message):
+def test_unknown_sets_are_refused(word, own, message):
     with pytest.raises(UserError, match=message.replace("[", r"\[")):
         read_requests([word], own)
 
 
-def test_two_results_of_one_label():
+def test_duplicate_labels_are_refused():
     with pytest.raises(UserError, match="two sets are named gsm8k_test_100; give one of them another label"):
         read_requests(["gsm8k@test[:100]", "gsm8k@test[100:]"], None)

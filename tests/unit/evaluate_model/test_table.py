@@ -1,4 +1,4 @@
-"""The table: scores x100 with their intervals, partial ones marked, in either language and on a narrow terminal."""
+"""The table: scores x100 with intervals, partial ones marked, in both languages and on narrow terminals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded base model, and the set of its arithmetic."""
+"""The embedded base model and its arithmetic dataset."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def arithmetic() -> Path:
 
 @pytest.fixture
 def describe() -> Callable[..., tuple[Any, Any]]:
-    """Return a function that describes a dataset's set: `describe("gsm8k", path=...)` to (set, section)."""
+    """Return `describe("gsm8k", path=...)`, which describes a dataset as (set, section)."""
 
     def make(name: str, **settings: Any) -> tuple[Any, Any]:
         from utils.data.dataset import load_dataset_plugin

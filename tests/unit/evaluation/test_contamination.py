@@ -1,4 +1,4 @@
-"""Evaluation rows that are trained on are found by their texts and prompts, whatever the sets are called."""
+"""Evaluation rows among the training rows are found by text and prompt, whatever the datasets are called."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_row_or_its_document_is_found(row, rows, documents):
     assert find(row) == [{"set": "qmsum", "rows": rows, "documents": documents}]
 
 
-def test_a_conversation_is_looked_through():
+def test_every_turn_of_a_conversation_is_searched():
     turns = ({"role": "user", "content": MEETING}, {"role": "assistant", "content": LONG})
     assert find(Example(messages=turns)) == [{"set": "qmsum", "rows": 1, "documents": 2}]
 
@@ -82,7 +82,7 @@ def test_a_conversation_is_looked_through():
         Example(question="Who came?", answer=""),
     ],
 )
-def test_equal_words_by_chance_are_no_leak(row):
+def test_equal_words_by_chance_are_not_contamination(row):
     assert find(row) == []
 
 
@@ -97,7 +97,7 @@ def check(train, sets, allow=None):
     return check_leakage(NO_ROWS, lambda: iter(train), sets, allow)
 
 
-def test_trained_rows_are_refused_with_the_two_ways_out():
+def test_trained_rows_are_refused_with_two_remedies():
     with pytest.raises(DataError) as error:
         check(ASKED[:2], [make_set(ASKED)])
     message = str(error.value)
@@ -109,20 +109,20 @@ def test_trained_rows_are_refused_with_the_two_ways_out():
         check(ASKED[:2], [make_set(ASKED)], allow=False)
 
 
-def test_what_is_allowed_is_recorded(caplog):
+def test_allowed_contamination_is_recorded(caplog):
     found = check(ASKED[:1], [make_set(ASKED), make_set(ASKED[2:], "other")], allow=True)
     assert found == [{"set": "qmsum", "rows": 1, "documents": 1}]
     assert "qmsum: 1 rows are trained on, 1 others are about documents that are" in caplog.text
 
 
-def test_a_shared_document_is_said_and_recorded_but_not_refused(caplog):
+def test_a_shared_document_is_reported_and_recorded_but_not_refused(caplog):
     asked = Example(question="Another?", answer=" Bob.", context=MEETING)
     assert check([asked], [make_set(ASKED)]) == [{"set": "qmsum", "rows": 0, "documents": 2}]
     assert "about documents that are" in caplog.text
     assert check([Example(question="a", answer="b")], [make_set(ASKED)]) == []
 
 
-def test_sets_asked_by_the_runs_prompt_are_warned_of_as_ever(caplog):
+def test_sets_with_the_runs_prompt_give_a_warning(caplog):
     plain = make_set(ASKED, "plain", own_prompt=False)
     plain.prompts = [[1, 2], [5]]
 
@@ -136,8 +136,8 @@ def test_sets_asked_by_the_runs_prompt_are_warned_of_as_ever(caplog):
     assert check_leakage(NO_ROWS, never, [], None) == []
 
 
-def test_a_run_is_refused_before_it_begins_and_keeps_what_is_allowed(make_sft, tmp_path):
-    """Named so, or in the authors' own files: the rows' texts decide."""
+def test_a_contaminated_run_is_refused_before_training_unless_allowed(make_sft, tmp_path):
+    """By the dataset's name or in the authors' own files: the rows' texts decide."""
     import json
 
     from utils.modeling.tokenizer import load_tokenizer
@@ -205,7 +205,7 @@ def _rows(*prompts):
     )
 
 
-def test_a_prompt_is_what_stands_before_the_first_trained_token(caplog):
+def test_the_prompt_ends_before_the_first_trained_token(caplog):
     train = _rows([1, 2, 3], [1, 2], [4])
     own = SimpleNamespace(label="own", prompts=[[1, 2], [4, 4], [4]])
     other = SimpleNamespace(label="other", prompts=[[1], [9]])
@@ -214,5 +214,5 @@ def test_a_prompt_is_what_stands_before_the_first_trained_token(caplog):
     assert "other" not in caplog.text
 
 
-def test_without_sets_nothing_is_read():
+def test_without_evaluation_sets_nothing_is_read():
     assert warn_of_known_prompts(_rows([1]), []) == {}

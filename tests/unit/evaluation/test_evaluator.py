@@ -1,4 +1,4 @@
-"""An evaluation's numbers are those of its texts; it goes on where it ended, and only with the same work."""
+"""An evaluation's scores are those of its answers; an interrupted one is resumed only for the same work."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ METRICS = ("em_strict", "em_flexible", "invalid_rate", "token_f1", "rouge_l")
 
 @pytest.fixture
 def known(quickstart_model: tuple[Any, Any], arithmetic: Path) -> EvaluationSet:
-    """Give 40 problems, put so that the base model goes on as in its own text."""
+    """Return 40 problems phrased so that the base model continues them as in its training text."""
     tokenizer = quickstart_model[1]
     rows = [json.loads(line) for line in (arithmetic / "test.jsonl").read_text().splitlines()[:40]]
     asked = [row["answer"].split(" is ")[0] + " is" for row in rows]
@@ -65,7 +65,7 @@ def same(one: SetScore, other: SetScore) -> bool:
     return dataclasses.replace(one, **timeless) == dataclasses.replace(other, **timeless)
 
 
-def test_numbers_are_those_of_the_texts(
+def test_scores_equal_those_computed_from_the_texts(
     quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
 ) -> None:
     model, tokenizer = quickstart_model
@@ -98,7 +98,9 @@ def test_numbers_are_those_of_the_texts(
     }
 
 
-def test_several_answers_are_one_rows(quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path) -> None:
+def test_several_answers_belong_to_one_row(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
+) -> None:
     groups = [{"kind": "first" if row < 20 else "second"} for row in range(40)]
     several = dataclasses.replace(known, num_answers=4, metrics=("em_flexible", "token_f1"), groups=groups)
     score = evaluate_set(*quickstart_model, several, SECTION, tmp_path)
@@ -113,7 +115,9 @@ def test_several_answers_are_one_rows(quickstart_model: tuple[Any, Any], known: 
     assert evaluate_set(*quickstart_model, several, SECTION, tmp_path) == score, "nothing is answered again"
 
 
-def test_a_metric_of_all_rows_at_once(quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path) -> None:
+def test_a_metric_computed_over_all_rows(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
+) -> None:
     (tmp_path / "length").mkdir()
     (tmp_path / "length" / "length.py").write_text(
         "import datasets\nimport evaluate\n"
@@ -135,7 +139,7 @@ def test_a_metric_of_all_rows_at_once(quickstart_model: tuple[Any, Any], known: 
     assert list(score.interval) == ["token_f1"]
 
 
-def test_a_second_call_writes_nothing_more(
+def test_a_second_call_generates_nothing(
     quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
 ) -> None:
     model, tokenizer = quickstart_model
@@ -152,7 +156,7 @@ def test_a_second_call_writes_nothing_more(
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.9, "top_p": 0.9}])
 @pytest.mark.parametrize("num_left", [0, 1, 13, 39])
-def test_goes_on_where_it_ended(
+def test_an_interrupted_evaluation_is_resumed(
     settings: dict[str, Any], num_left: int, quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -172,7 +176,7 @@ def test_goes_on_where_it_ended(
     assert ("continuing after" in caplog.text) == (num_left > 0)
 
 
-def test_other_work_starts_anew_and_says_so(
+def test_different_work_starts_over_with_a_notice(
     quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, tokenizer = copy.deepcopy(quickstart_model[0]), quickstart_model[1]
@@ -194,7 +198,9 @@ def test_other_work_starts_anew_and_says_so(
     assert len(read(tmp_path)) == 40
 
 
-def test_nothing_else_is_written_over(quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path) -> None:
+def test_unrelated_files_are_not_overwritten(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
+) -> None:
     for name in ("results.json", "predictions.jsonl"):
         folder = tmp_path / name.partition(".")[0]
         folder.mkdir()
@@ -223,7 +229,7 @@ def test_a_metric_that_no_reference_has_an_answer_for_is_absent(
     assert "sums: no reference has an answer for em_strict, em_flexible; left out" in caplog.text
 
 
-def test_long_prompts_are_refused_before_anything_is_written(
+def test_long_prompts_are_refused_before_generation(
     quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
 ) -> None:
     long = dataclasses.replace(known, prompts=[*known.prompts[:-1], [5] * 256])
@@ -232,7 +238,7 @@ def test_long_prompts_are_refused_before_anything_is_written(
     assert not (tmp_path / "predictions.jsonl").exists()
 
 
-def test_identity_of_a_model_sees_weights_and_switches(quickstart_model: tuple[Any, Any]) -> None:
+def test_model_identity_covers_weights_and_active_adapters(quickstart_model: tuple[Any, Any]) -> None:
     from peft import LoraConfig, get_peft_model
 
     model = copy.deepcopy(quickstart_model[0])
@@ -248,8 +254,8 @@ def test_identity_of_a_model_sees_weights_and_switches(quickstart_model: tuple[A
     assert hash_model(adapted) != first
 
 
-def test_identity_of_a_model_sees_what_its_weights_are_computed_with(quickstart_model: tuple[Any, Any]) -> None:
-    """Under another `lora_alpha` or `rope_theta` the same weights give other answers, and theirs must not be reused."""
+def test_model_identity_covers_the_config(quickstart_model: tuple[Any, Any]) -> None:
+    """With another `lora_alpha` or `rope_theta` the same weights give other answers, which must not be reused."""
     from peft import LoraConfig, get_peft_model
 
     def build(**keys: Any) -> Any:
@@ -290,7 +296,7 @@ os._exit(0)  # on a loaded machine one of gloo's threads may outlive the interpr
 """
 
 
-def test_two_processes_give_what_one_gives(
+def test_two_processes_give_the_scores_of_one(
     quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
 ) -> None:
     import pickle
@@ -340,8 +346,8 @@ os._exit(0)
 """
 
 
-def test_what_fails_in_one_process_ends_the_set_in_all(known: EvaluationSet, tmp_path: Path) -> None:
-    """Neither waits for the other: both say what it was, and meet again afterwards."""
+def test_a_failure_in_one_process_ends_the_set_in_all(known: EvaluationSet, tmp_path: Path) -> None:
+    """No process waits for another: both report the cause and synchronise afterwards."""
     import pickle
 
     few = dataclasses.replace(known, **{key: getattr(known, key)[:7] for key in ("prompts", "references", "ids")})
@@ -357,7 +363,7 @@ def test_what_fails_in_one_process_ends_the_set_in_all(known: EvaluationSet, tmp
     assert others == f"in another process: {own}"
 
 
-def test_a_sets_own_protocol_decides_over_the_runs_settings(
+def test_a_datasets_protocol_overrides_the_runs_settings(
     quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
 ) -> None:
     model, tokenizer = quickstart_model

@@ -1,4 +1,4 @@
-"""The file of predictions survives a torn line and holds any text."""
+"""The predictions file survives a torn line and holds any text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_records_are_appended_and_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "torn", [b'{"row": 3, "predi', b'{"row": 3}', b"\0" * 40, b'{"row": 3, \n{"row": 4}\n', b"[1]\n"]
 )
-def test_what_was_not_written_whole_is_cut_off(tmp_path: Path, torn: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_incomplete_last_line_is_removed(tmp_path: Path, torn: bytes, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "predictions.jsonl"
     append_records(path, ROWS)
     whole = path.read_bytes()
@@ -43,7 +43,7 @@ def test_what_was_not_written_whole_is_cut_off(tmp_path: Path, torn: bytes, capl
     assert _read(path) == [*ROWS, {"row": 9}]
 
 
-def test_every_torn_end_leaves_whole_records(tmp_path: Path) -> None:
+def test_every_truncation_leaves_complete_records(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     append_records(path, ROWS)
     whole = path.read_bytes()

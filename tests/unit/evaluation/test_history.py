@@ -1,4 +1,4 @@
-"""A history knows its best step, holds nothing that is not JSON, and goes on only with what compares."""
+"""An evaluation history finds its best step, holds only valid JSON, and continues only comparable scores."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def entries(*scores: float | None, label: str = "qmsum", metric: str = "rouge_l"
     ]
 
 
-def test_the_combined_score_is_the_plain_sum() -> None:
+def test_the_combined_score_is_the_sum() -> None:
     scores: dict[str, Any] = {
         "qmsum": make_score("qmsum", rouge_l=0.25),
         "truthfulqa": make_score("truthfulqa", truthfulqa_accuracy=0.5, truthfulqa_avg_max_score=0.125),
@@ -64,7 +64,7 @@ INFINITE = make_score("truthfulqa", truthfulqa_accuracy=0.5, truthfulqa_avg_max_
 
 
 @pytest.mark.parametrize("truth", ["OSError: gone", make_score("truthfulqa", truthfulqa_accuracy=0.5), INFINITE])
-def test_what_is_missing_makes_it_null_and_never_zero(truth: Any, tmp_path: Path) -> None:
+def test_a_missing_score_makes_the_combined_score_null(truth: Any, tmp_path: Path) -> None:
     entry = build_entry(5, {"qmsum": make_score("qmsum", rouge_l=0.9), "truthfulqa": truth}, [QMSUM, TRUTH])
     assert entry.combined_score is None
     history = History("rougeL", [], [*entries(-0.5), entry])
@@ -76,7 +76,7 @@ def test_what_is_missing_makes_it_null_and_never_zero(truth: Any, tmp_path: Path
         assert json.loads((tmp_path / "eval_history.json").read_text())["history"][1]["combined_score"] is None
 
 
-def test_the_best_starts_below_everything_and_has_to_be_beaten(tmp_path: Path) -> None:
+def test_only_a_strictly_better_score_becomes_the_best(tmp_path: Path) -> None:
     History("rougeL").write(tmp_path)
     written = json.loads((tmp_path / "eval_history.json").read_text())
     assert written == {"best_step": None, "best_score": None, "scorer": "rougeL", "leakage": [], "history": []}
@@ -93,7 +93,7 @@ def test_the_best_starts_below_everything_and_has_to_be_beaten(tmp_path: Path) -
     assert [each.combined_score for each in history.entries] == [None, -0.75, -0.3, -0.25, -0.5]
 
 
-def test_later_steps_and_other_rows_are_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_later_steps_and_scores_of_other_rows_are_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     scores = {"qmsum": make_score("qmsum", rouge_l=0.5)}
     history = History("rougeL", [], [build_entry(step, scores, [QMSUM]) for step in (0, 4, 8, 12)])
     history.write(tmp_path)
@@ -132,5 +132,5 @@ def test_files_are_named_after_the_model(tmp_path: Path) -> None:
         ("mine", "truthfulqa_accuracy", "mine_truthfulqa_accuracy"),
     ],
 )
-def test_a_metric_has_its_sets_name_once(label: str, metric: str, name: str) -> None:
+def test_metric_names_hold_the_sets_name_once(label: str, metric: str, name: str) -> None:
     assert name_score(label, metric) == name

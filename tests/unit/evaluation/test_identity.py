@@ -1,4 +1,4 @@
-"""Hashes of work: equal for equal rows, and without holding them all as text."""
+"""Hashes of evaluation work: equal for equal rows, computed without holding all rows as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.evaluation.prompts import TokenRows
 
 
 @pytest.mark.parametrize("prompts", [[], [[1, 2]], [[1, 2], [], [3]]])
-def test_rows_hash_as_plain_data(prompts: list[list[int]]) -> None:
+def test_equal_rows_hash_equally(prompts: list[list[int]]) -> None:
     references = ["a", {"correct": ["b"], "answers": []}]
     assert hash_rows(TokenRows(prompts), references) == hash_json([prompts, references])
     assert hash_rows(prompts, references) == hash_json([prompts, references])

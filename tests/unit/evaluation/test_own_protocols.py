@@ -1,4 +1,4 @@
-"""Sets with a prompt of their own keep it, and their protocol, whatever the run; a benchmark becomes many sets."""
+"""Datasets with their own prompt and protocol keep them in any run; a benchmark expands into many sets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def longbench(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def load(encoder: Any, describe: Callable[..., Any], arithmetic: Path) -> Callable[..., dict[str, EvaluationSet]]:
-    """Return a function that loads sets for a run on word problems, by label."""
+    """Return a function that loads evaluation sets by label for a run on word problems."""
 
     def load(*sets: Any, window: int | None = None, temperature: float = 0.0, **more: Any) -> dict[str, EvaluationSet]:
         evaluation = EvaluationSection.model_validate({"sets": list(sets), **more})
@@ -49,7 +49,9 @@ def load(encoder: Any, describe: Callable[..., Any], arithmetic: Path) -> Callab
     return load
 
 
-def test_truthfulqa_is_asked_its_own_way(load: Callable[..., Any], make_set: Callable[..., Path], encoder: Any) -> None:
+def test_truthfulqa_keeps_its_own_protocol(
+    load: Callable[..., Any], make_set: Callable[..., Path], encoder: Any
+) -> None:
     path = str(make_set(validation=[QUESTION] * 3))
     known = load({"name": "truthfulqa", "path": path})["truthfulqa"]
     assert encoder.tokenizer.decode(known.prompts[0], skip_special_tokens=True) == "Q: Who is it?\nA:"
@@ -63,9 +65,7 @@ def test_truthfulqa_is_asked_its_own_way(load: Callable[..., Any], make_set: Cal
     assert (changed["truthfulqa"].max_new_tokens, len(changed["truthfulqa"].prompts)) == (9, 2)
 
 
-def test_a_scorer_that_is_not_here_is_refused_before_anything_is_asked(
-    load: Callable[..., Any], make_set: Callable[..., Path]
-) -> None:
+def test_a_missing_scorer_is_refused_before_generation(load: Callable[..., Any], make_set: Callable[..., Path]) -> None:
     from importlib.util import find_spec
 
     if find_spec("bleurt") is not None:
@@ -75,7 +75,7 @@ def test_a_scorer_that_is_not_here_is_refused_before_anything_is_asked(
         load({"name": "truthfulqa", "path": path}, truthfulqa={"scorer": "bleurt"})
 
 
-def test_a_named_benchmark_is_a_set_for_each_subset(load: Callable[..., Any], longbench: Path) -> None:
+def test_a_benchmark_expands_into_a_set_per_subset(load: Callable[..., Any], longbench: Path) -> None:
     named = {"name": "longbench", "path": str(longbench)}
     found = load({**named, "subsets": ["hotpotqa", "samsum", "trec"]}, {"name": "qmsum", "path": str(longbench)})
     assert list(found) == ["longbench_hotpotqa", "longbench_samsum", "longbench_trec", "qmsum"]
@@ -90,7 +90,7 @@ def test_a_named_benchmark_is_a_set_for_each_subset(load: Callable[..., Any], lo
     assert len({each.prompt_hash for each in found.values()}) == 4
 
 
-def test_labels_of_a_named_benchmark(load: Callable[..., Any], longbench: Path) -> None:
+def test_labels_of_a_benchmarks_subsets(load: Callable[..., Any], longbench: Path) -> None:
     named = {"name": "longbench", "path": str(longbench)}
     assert list(load({**named, "subset": "trec", "label": "mine"})) == ["mine"]
     both = load({**named, "subsets": ["trec", "samsum"], "label": "mine"})
@@ -105,7 +105,7 @@ def test_labels_of_a_named_benchmark(load: Callable[..., Any], longbench: Path) 
         load({**named, "subsets": ["trac"]})
 
 
-def test_a_benchmarks_prompts_are_cut_when_the_window_is_known(
+def test_a_benchmarks_prompts_are_cut_to_the_models_context(
     load: Callable[..., Any], longbench: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     named = {"name": "longbench", "path": str(longbench), "subset": "hotpotqa"}
@@ -123,7 +123,7 @@ def test_a_benchmarks_prompts_are_cut_when_the_window_is_known(
     assert (asked.num_cut, asked.prompt_limit) == (5, 100)
 
 
-def test_a_temperature_that_does_not_count_is_said_once(
+def test_an_ignored_temperature_is_reported_once(
     load: Callable[..., Any], longbench: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     named = {"name": "qmsum", "path": str(longbench)}
@@ -133,7 +133,7 @@ def test_a_temperature_that_does_not_count_is_said_once(
     assert caplog.text.count("qmsum: its protocol is greedy; generation.temperature has no effect here") == 1
 
 
-def test_metrics_that_cannot_judge_such_references_are_refused(load: Callable[..., Any], longbench: Path) -> None:
+def test_metrics_unfit_for_the_references_are_refused(load: Callable[..., Any], longbench: Path) -> None:
     named = {"name": "longbench", "path": str(longbench), "subset": "trec"}
     with pytest.raises(DataError, match="longbench_trec: its references are not of the kind that the metric rouge_l"):
         load({**named, "metrics": ["rouge_l"]})
@@ -141,9 +141,7 @@ def test_metrics_that_cannot_judge_such_references_are_refused(load: Callable[..
         load({"name": "gsm8k", "metrics": ["truthfulqa_accuracy"]})
 
 
-def test_what_counts_in_the_combined_score_is_what_is_scored(
-    load: Callable[..., Any], make_set: Callable[..., Path]
-) -> None:
+def test_the_combined_score_uses_only_scored_metrics(load: Callable[..., Any], make_set: Callable[..., Path]) -> None:
     path = str(make_set(validation=[QUESTION] * 3))
     [only] = load({"name": "truthfulqa", "path": path, "metrics": ["truthfulqa_avg_max_score"]}).values()
     assert only.combined_metrics == ("truthfulqa_avg_max_score",)
@@ -151,9 +149,7 @@ def test_what_counts_in_the_combined_score_is_what_is_scored(
     assert own.combined_metrics == ("em_strict",)
 
 
-def test_code_is_judged_by_the_similarity_that_is_asked_for(
-    load: Callable[..., dict[str, EvaluationSet]], tmp_path: Path
-) -> None:
+def test_code_similarity_follows_the_setting(load: Callable[..., dict[str, EvaluationSet]], tmp_path: Path) -> None:
     for subset in ("lcc", "hotpotqa"):
         (tmp_path / f"{subset}.jsonl").write_text(json.dumps(row(subset, 0, answers=["x + 1"])) + "\n")
     entry = {"name": "longbench", "path": str(tmp_path), "subsets": "lcc,hotpotqa"}

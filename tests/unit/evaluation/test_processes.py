@@ -1,4 +1,4 @@
-"""What the first process does alone reaches all, and so does its failure: none waits for another."""
+"""Results of the first process reach all processes, and so do its failures: none waits forever."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ os._exit(0)
 """
 
 
-def test_two_processes(tmp_path: Path) -> None:
+def test_two_processes_share_results_and_failures(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-c", PROCESS]
     started = [subprocess.Popen([*words, str(rank), str(tmp_path)], cwd=ROOT, env=environment) for rank in range(2)]
@@ -57,7 +57,7 @@ def test_two_processes(tmp_path: Path) -> None:
     assert (tmp_path / "1.txt").read_text() == f"{{'made by': 0}}; in another process: {failure}"
 
 
-def test_alone_it_is_the_work_itself() -> None:
+def test_a_single_process_just_calls_the_function() -> None:
     assert run_on_first(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         run_on_first(lambda: 1 / 0)

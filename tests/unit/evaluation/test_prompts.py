@@ -1,4 +1,4 @@
-"""Prompts lose their middle only where they must, an answer always has room, and many of them take little memory."""
+"""Prompts lose their middle only if they must, an answer always fits, and many prompts take little memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_official_lengths(window: int, max_new_tokens: int, limit: int) -> None:
     assert find_official_limit(window, max_new_tokens) == limit
 
 
-def test_the_users_limit_counts_as_far_as_there_is_room() -> None:
+def test_the_users_limit_applies_within_the_context() -> None:
     assert PromptLimits(32).target is None
     assert PromptLimits(32, asked=50).target == 50
     assert PromptLimits(32, 256).target == 224
@@ -50,7 +50,7 @@ def test_the_users_limit_counts_as_far_as_there_is_room() -> None:
     assert PromptLimits(32, 8192, asked=8190, official=True).target == 8160
 
 
-def test_rows_are_lists_of_four_bytes_a_token() -> None:
+def test_prompts_take_four_bytes_per_token() -> None:
     lists = [[5, 6, 7], [], [100_000], list(range(1000))]
     rows = TokenRows(iter(lists))
     assert rows == lists
@@ -66,7 +66,7 @@ def test_rows_are_lists_of_four_bytes_a_token() -> None:
 
 
 @pytest.mark.parametrize("limit", [20, 21, 60])
-def test_official_prompts_are_two_halves_written_out_and_read_again(encoder: ExampleEncoder, limit: int) -> None:
+def test_official_truncation_decodes_both_halves_and_encodes_again(encoder: ExampleEncoder, limit: int) -> None:
     ids = encoder.tokenizer(TEXT)["input_ids"]
     halves = [ids[: limit // 2], ids[len(ids) - limit // 2 :]]
     text = "".join(encoder.tokenizer.decode(half, skip_special_tokens=True) for half in halves)
@@ -78,7 +78,7 @@ def test_official_prompts_are_two_halves_written_out_and_read_again(encoder: Exa
 
 
 @pytest.mark.parametrize("window", [40, 64, 100, 256])
-def test_an_answer_has_room_behind_a_chats_own_tokens(chat_encoder: ExampleEncoder, window: int) -> None:
+def test_an_answer_fits_after_the_chat_templates_tokens(chat_encoder: ExampleEncoder, window: int) -> None:
     limits = PromptLimits(16, window, official=True)
     found = encode_prompts(chat_encoder, [Example(TEXT), Example("Why?")], ["a", "b"], limits, as_chat=True)
     assert found.num_cut == 1
@@ -98,14 +98,14 @@ def test_a_prompt_is_described_before_it_is_cut() -> None:
     assert describe_prompt(Example(messages=turns), as_chat=True) == [turns[0]]
 
 
-def test_what_the_template_refuses_is_named(chat_encoder: ExampleEncoder) -> None:
+def test_rows_the_template_refuses_are_named(chat_encoder: ExampleEncoder) -> None:
     chat_encoder.tokenizer.chat_template = "{{ raise_exception('no') }}"
     encoder = ExampleEncoder(chat_encoder.tokenizer, 256, as_chat=True)
     with pytest.raises(DataError, match=r"rows.jsonl:7: .*no"):
         encode_prompts(encoder, [Example("Why?")], ["rows.jsonl:7"], PromptLimits(8), as_chat=True)
 
 
-def test_prompts_that_need_cutting_are_known() -> None:
+def test_prompts_that_need_truncation_are_detected() -> None:
     def build(length: int, **more: Any) -> EvaluationSet:
         return EvaluationSet(
             label="x", prompts=TokenRows([[1] * length]), references=["a"], ids=["1"], metrics=("rouge_l",), stop=(),

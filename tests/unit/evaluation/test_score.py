@@ -1,4 +1,4 @@
-"""Scores go through JSON unchanged, and those of different work are not compared."""
+"""Scores survive JSON unchanged, and scores of different work are not compared."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SCORE = SetScore(
 )  # fmt: skip
 
 
-def test_through_json() -> None:
+def test_scores_survive_a_json_round_trip() -> None:
     assert SetScore.from_dict(json.loads(json.dumps({"version": 1, **SCORE.to_dict()}))) == SCORE
     assert SCORE.to_dict()["shots"] == 0
 
 
-def test_same_work_is_comparable_whatever_was_reached_and_how_fast() -> None:
+def test_scores_of_the_same_work_are_comparable() -> None:
     other = dataclasses.replace(SCORE, metrics={"em_strict": 0.1}, seconds=9.0, identity={"model": "n"}, label="x")
     assert comparable(SCORE, other) is None
     assert comparable(SCORE.to_dict(), json.loads(json.dumps(other.to_dict()))) is None
@@ -47,7 +47,7 @@ def test_same_work_is_comparable_whatever_was_reached_and_how_fast() -> None:
         ({"generation": {**SCORE.generation, "max_new_tokens": 64}}, "generation.max_new_tokens 256 and 64"),
     ],
 )
-def test_reasons(change: dict[str, Any], reason: str) -> None:
+def test_reasons_why_scores_are_not_comparable(change: dict[str, Any], reason: str) -> None:
     other = dataclasses.replace(SCORE, **change)
     found = comparable(SCORE, other)
     assert found is not None
@@ -55,7 +55,7 @@ def test_reasons(change: dict[str, Any], reason: str) -> None:
     assert comparable(other, SCORE) is not None
 
 
-def test_code_is_compared_by_one_similarity() -> None:
+def test_code_scores_need_the_same_similarity_to_be_comparable() -> None:
     names = ("difflib", "levenshtein", None)
     difflib, levenshtein, older = (dataclasses.replace(SCORE, scorer=name) for name in names)
     assert comparable(difflib, older) is None, "earlier versions had no other and did not name it"
@@ -69,14 +69,14 @@ def test_partial_scores_of_other_sizes_are_not_compared() -> None:
     assert comparable(small, small) is None
 
 
-def test_scores_from_before_a_setting_was_there_are_comparable() -> None:
+def test_scores_older_than_a_setting_are_comparable() -> None:
     older = {key: value for key, value in SCORE.to_dict().items() if key not in ("scorer", "prompt_limit", "facts")}
     newer = dataclasses.replace(SCORE, generation={**SCORE.generation, "min_new_tokens": 0})
     assert comparable(older, newer) is None
     assert SetScore.from_dict(older) == SCORE
 
 
-def test_rows_of_a_kind_are_scored_apart() -> None:
+def test_groups_of_rows_are_scored_separately() -> None:
     columns = {"em_strict": np.array([1, 0, np.nan, 1]), "rouge_l": np.array([0.5, 0.25, 1.0, 0.0])}
     groups = [{"level": "1"}, {"level": "2"}, {"level": "2"}, {}]
     found = summarize_groups(columns, groups)["level"]

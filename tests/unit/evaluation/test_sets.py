@@ -1,4 +1,4 @@
-"""Sets are asked by the run's own prompt, whichever dataset they are of; what cannot be scored is said before."""
+"""Evaluation sets use the run's own prompt, whatever their dataset; what cannot be scored is reported first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def test_own_set_is_the_test_split_with_the_own_prompt(
+def test_the_runs_own_set_is_its_test_split_with_its_prompt(
     load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path, encoder: Any
 ) -> None:
     [known] = load(describe("gsm8k", path=arithmetic))
@@ -63,7 +63,7 @@ def test_another_file_of_the_runs_folder(
     assert first.fingerprint != second.fingerprint
 
 
-def test_another_dataset_is_asked_by_the_runs_prompt(
+def test_another_dataset_gets_the_runs_prompt(
     load: Callable[..., Any],
     describe: Callable[..., Any],
     arithmetic: Path,
@@ -111,7 +111,7 @@ def test_long_prompts_are_cut_and_counted(
     assert whole.num_cut == 0
 
 
-def test_what_cannot_be_loaded_is_said(
+def test_sets_that_cannot_be_loaded_are_reported(
     load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path, make_set: Callable[..., Path]
 ) -> None:
     own = describe("gsm8k", path=arithmetic)
@@ -136,7 +136,7 @@ def test_what_cannot_be_loaded_is_said(
 
 
 @pytest.mark.parametrize("on_bad_row", ["stop", "drop"])
-def test_rows_that_the_chat_template_refuses_stop_or_are_left_out(
+def test_rows_the_chat_template_refuses_raise_or_are_dropped(
     load: Callable[..., Any], describe: Callable[..., Any], make_set: Callable[..., Path], encoder: Any,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, on_bad_row: str,
 ) -> None:  # fmt: skip
@@ -164,7 +164,7 @@ def test_references_without_an_answer_are_counted(
     assert "gsm8k: 1 of 3 references have no answer for em_strict; it is the mean over the others" in caplog.text
 
 
-def test_characters_of_prompts_that_the_tokenizer_does_not_know_are_said(
+def test_prompt_characters_unknown_to_the_tokenizer_are_reported(
     describe: Callable[..., Any],
     make_set: Callable[..., Path],
     load_tokenizer_of: Callable[[str], Any],
@@ -190,7 +190,7 @@ def test_several_answers_to_each_prompt(
     assert (known.ids[3:6], known.num_answers, known.num_total) == ([once.ids[1]] * 3, 3, 300)
 
 
-def test_programs_need_consent_and_answers_enough(
+def test_programs_need_consent_and_enough_answers(
     load: Callable[..., Any], describe: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pass_at_k._Consent, "given", False)
@@ -208,7 +208,7 @@ def test_programs_need_consent_and_answers_enough(
     assert pass_at_k._Consent.given
 
 
-def test_evaluation_may_ask_by_a_prompt_of_its_own(
+def test_an_evaluation_set_can_have_its_own_prompt(
     load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path, make_set: Any, encoder: Any
 ) -> None:
     row = {"type": "GSM_SV", "query": "2 + 3?", "original_question": "2 + 3?", "response": "The answer is: 5"}

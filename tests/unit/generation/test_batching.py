@@ -1,4 +1,4 @@
-"""Batches keep to a number of rows and of tokens, whatever the lengths, and depend on nothing else."""
+"""Batches respect a limit of rows and of tokens, at any lengths, and depend on nothing else."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def test_every_row_is_in_one_batch_within_both_limits(max_tokens: int, max_rows:
         assert is_full or not following, "one more would have fitted"
 
 
-def test_equal_lengths_keep_the_order_of_the_rows_and_no_row_gives_no_batch() -> None:
+def test_equal_lengths_keep_row_order_and_no_rows_give_no_batch() -> None:
     assert list(Batching(10_000).plan([3, 5, 3, 5, 3])) == [[1, 3, 0, 2, 4]]
     assert list(Batching(2000, 8, 32).plan([])) == []
 
 
-def test_rows_with_less_room_go_only_with_their_equals() -> None:
+def test_rows_with_fewer_new_tokens_are_batched_separately() -> None:
     batching = Batching(10_000, 8, 10, num_positions=32)
     assert [batching.count_space(length) for length in (31, 25, 22, 3)] == [1, 7, 10, 10]
     assert list(batching.plan([31, 25, 25, 22, 3])) == [[0], [1, 2], [3, 4]]

@@ -1,4 +1,4 @@
-"""Classifying rows in batches of like length: the same answers as one by one, in the rows' order."""
+"""Classifying rows in batches of similar length: the same answers as one by one, in the rows' order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from utils.generation.classification import Classified, TextClassifier
 
 @pytest.fixture
 def build(prepare_run):
-    """Return a function that builds a classifier on a tiny untrained model, and the run it comes from."""
+    """Return a function that builds a classifier on a tiny untrained model, with its run."""
 
     def run(family: str, names: tuple[str, ...] = ("no", "yes"), **keys):
         prepared = prepare_run(family)
@@ -29,7 +29,7 @@ def _alone(prepared, *texts):
 
 @pytest.mark.parametrize("family", ["bert", "llama", "qwen2", "distilbert", "roberta"])
 @pytest.mark.parametrize("max_batch_tokens", [1, 64, 8192])
-def test_batches_answer_as_single_rows(build, draw_rows, family, max_batch_tokens):
+def test_batched_answers_equal_single_row_answers(build, draw_rows, family, max_batch_tokens):
     classifier, prepared = build(family, max_batch_tokens=max_batch_tokens)
     texts = [row["text"] for row in draw_rows(13)]
     answers = list(classifier.classify((text,) for text in texts))
@@ -40,7 +40,7 @@ def test_batches_answer_as_single_rows(build, draw_rows, family, max_batch_token
         assert sum(answer.probabilities.values()) == pytest.approx(1.0)
 
 
-def test_pairs_and_more_rows_than_a_chunk(build):
+def test_text_pairs_and_more_rows_than_a_chunk(build):
     classifier, prepared = build("bert")
     rows = [(f"w{index % 50} good", f"w{index % 7}") for index in range(1030)]
     answers = list(classifier.classify(rows))
@@ -69,7 +69,7 @@ def test_empty_texts_get_an_answer(build, family):
     assert list(classifier.classify([])) == []
 
 
-def test_a_cut_row_says_so(build):
+def test_a_truncated_row_is_marked(build):
     classifier, _ = build("bert", max_length=5)
     answers = list(classifier.classify([("w1 w2 w3",), ("w1 w2 w3 w4",)]))
     assert [answer.truncated for answer in answers] == [False, True]
@@ -85,8 +85,8 @@ def test_regression_gives_a_value(prepare_run, make_set, draw_rows):
     assert isinstance(answer.value, float)
 
 
-def test_inputs_that_the_model_does_not_take_are_dropped(build):
-    """A tokenizer of the general class gives token_type_ids, which DistilBERT refuses."""
+def test_inputs_the_model_does_not_accept_are_dropped(build):
+    """A generic tokenizer returns token_type_ids, which DistilBERT refuses."""
     classifier, prepared = build("distilbert")
     prepared.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     assert len(list(classifier.classify([("good w1",), ("bad",)]))) == 2
@@ -97,7 +97,7 @@ def test_an_answer_as_a_mapping():
     assert answer.to_dict() == {"label": "yes", "probabilities": {"no": 0.25, "yes": 0.75}}
 
 
-def test_batches_are_the_same_whatever_is_done(build, draw_rows):
+def test_batches_do_not_depend_on_rows_already_done(build, draw_rows):
     classifier, _ = build("bert", max_batch_tokens=64)
     rows = [(row["text"],) for row in draw_rows(29)]
     batches = list(classifier.classify_batches(rows))
@@ -109,7 +109,7 @@ def test_batches_are_the_same_whatever_is_done(build, draw_rows):
     assert list(classifier.classify_batches([])) == []
 
 
-def test_batches_side_by_side_answer_as_one_after_another(build, draw_rows):
+def test_parallel_batches_answer_like_sequential_ones(build, draw_rows):
     import threading
 
     import torch
@@ -135,7 +135,7 @@ def test_batches_side_by_side_answer_as_one_after_another(build, draw_rows):
         hook.remove()
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved(build, draw_rows, caplog):
+def test_a_batch_that_runs_out_of_memory_is_halved(build, draw_rows, caplog):
     import torch
 
     classifier, prepared = build("bert")

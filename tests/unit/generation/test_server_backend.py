@@ -1,4 +1,4 @@
-"""A server's answers are the model's own; what goes wrong on the way is tried again, or told, and nothing is lost."""
+"""A server's answers equal the model's own; errors are retried or reported, and no answer is lost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def encode(server: ModelServer) -> list[list[int]]:
     "changed",
     [{}, {"gives_ids": False}, {"takes_ids": False, "gives_ids": False}, {"takes_ids": False, "takes_more": False}],
 )
-def test_answers_are_those_of_the_model_here(
+def test_answers_equal_those_of_the_local_model(
     server: ModelServer, changed: dict[str, bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     vars(server).update(changed)
@@ -89,7 +89,7 @@ def cut(handler: Handler) -> None:
 
 
 def drip(handler: Handler) -> None:
-    """Send a byte every 5 ms, more often than a read times out."""
+    """Send one byte every 5 ms, which resets the read timeout each time."""
     handler.send_response(200)
     handler.send_header("Content-Length", "400")
     handler.end_headers()
@@ -103,7 +103,7 @@ def refuse(code: int, **headers: str) -> Fault:
     return lambda handler: handler.reply(code, {"error": {"message": "so busy"}}, **headers)
 
 
-def test_what_passes_is_tried_again(server: ModelServer) -> None:
+def test_temporary_errors_are_retried(server: ModelServer) -> None:
     prompts = encode(server)
     expected = ask(server, prompts)
     probed = len(server.bodies)
@@ -117,7 +117,7 @@ def test_what_passes_is_tried_again(server: ModelServer) -> None:
     assert 1 <= time.monotonic() - start < 3
 
 
-def test_a_port_where_nothing_listens_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from utils.generation import server
 
     monkeypatch.setattr(server, "_WAITS", ())
@@ -125,7 +125,7 @@ def test_a_port_where_nothing_listens_is_told(monkeypatch: pytest.MonkeyPatch) -
         server.list_models("http://127.0.0.1:9/v1")
 
 
-def test_what_does_not_pass_is_told_in_a_sentence(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permanent_errors_are_reported_in_one_sentence(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = encode(server)
     for faults, kind, said in (
         ([refuse(500)] * 3, ServerError, "no answer after 3 tries: 500 so busy; what was answered is kept"),
@@ -152,7 +152,7 @@ def test_what_does_not_pass_is_told_in_a_sentence(server: ModelServer, monkeypat
     assert time.monotonic() - start < 0.9, "both tries, at 2 s for the whole answer"
 
 
-def test_the_request_says_all_that_decides(server: ModelServer) -> None:
+def test_the_request_holds_every_decoding_setting(server: ModelServer) -> None:
     prompts = encode(server)
     ask(server, prompts[:2], temperature=0.5, top_p=0.9, top_k=5, min_new_tokens=2, max_new_tokens=4)
     one, other = sorted(server.bodies[1:], key=lambda body: prompts.index(body["prompt"]))
@@ -165,7 +165,7 @@ def test_the_request_says_all_that_decides(server: ModelServer) -> None:
     assert server.bodies[-1]["max_tokens"] == 6, "the model has 256 positions"
 
 
-def test_the_key_goes_with_every_request_and_into_no_message(
+def test_the_api_key_is_sent_with_every_request_and_never_logged(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("LORA_NS_API_KEY", "very-secret-key")
@@ -178,7 +178,7 @@ def test_the_key_goes_with_every_request_and_into_no_message(
     assert "very-secret-key" not in f"{error.value}{caplog.text}"
 
 
-def test_a_server_that_is_none_is_told(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_another_api_is_reported(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for url, said in (
         ("127.0.0.1:8000", "give an address such as"),
         (server.url.replace("/v1", "x"), "Errno|resolve|port"),
@@ -192,7 +192,7 @@ def test_a_server_that_is_none_is_told(server: ModelServer, monkeypatch: pytest.
         open_server(server.url)
 
 
-def test_a_server_that_lists_no_models_is_asked_by_a_name(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_lists_no_models_needs_a_model_name(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ask(server, encode(server))
     monkeypatch.setattr(server, "models", [])
     with pytest.raises(UserError, match=r"500 Internal Server Error.*name the model by --served_model"):
@@ -210,7 +210,9 @@ def _answer_file(server: ModelServer, folder: Path) -> Path:
     return folder / "out.jsonl"
 
 
-def test_a_server_that_dies_loses_nothing(server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_answers_are_lost_when_a_server_dies(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "whole").mkdir()
     whole = _answer_file(server, tmp_path / "whole")
     server.bodies.clear()
@@ -224,7 +226,7 @@ def test_a_server_that_dies_loses_nothing(server: ModelServer, tmp_path: Path, m
     assert len(server.bodies) == 1 + 2, "a probe, and the rows that were missing"
 
 
-def test_a_model_is_scored_by_its_server_as_by_itself(server: ModelServer, tmp_path: Path) -> None:
+def test_scores_by_a_server_equal_local_scores(server: ModelServer, tmp_path: Path) -> None:
     words = ["--model", BASE, "--set", "{name: gsm8k, path: examples/quickstart/arithmetic, label: test}",
              "evaluation.max_samples=6", "generation.max_new_tokens=6"]  # fmt: skip
     command("evaluate_model", *words, "--output_dir", tmp_path / "here")
@@ -238,7 +240,7 @@ def test_a_model_is_scored_by_its_server_as_by_itself(server: ModelServer, tmp_p
     assert read("here") == read("there")
 
 
-def test_streamed_pieces_are_the_answer(server: ModelServer) -> None:
+def test_streamed_pieces_join_to_the_answer(server: ModelServer) -> None:
     backend = open_backend(open_server(server.url), server.tokenizer, SECTION, STOP)
     [prompt, *_], pieces = encode(server), list[str]()
     answer = backend.stream(prompt, pieces.append)
@@ -253,6 +255,8 @@ def test_streamed_pieces_are_the_answer(server: ModelServer) -> None:
         ("prefix_tuning", {}, "train by lora"), ("ia3", {}, "merge_adapter.py"), ("none", {}, "already"),
     ],
 )  # fmt: skip
-def test_methods_declare_what_no_server_loads(method: str, given: dict[str, Any], said: str | None) -> None:
+def test_methods_declare_adapters_that_servers_cannot_load(
+    method: str, given: dict[str, Any], said: str | None
+) -> None:
     found = explain_unservable(load_adapter(method).Config(method=method, **given))
     assert found is None if said is None else said in str(found)

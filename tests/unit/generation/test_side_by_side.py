@@ -1,4 +1,4 @@
-"""Batches side by side: the same results in the same order, and torch's threads as they were."""
+"""Parallel batches: the same results in the same order, and torch's thread settings restored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _name(_):
     return threading.current_thread().name, torch.get_num_threads()
 
 
-def test_results_come_in_order_from_threads_of_their_own():
+def test_results_come_in_order_from_separate_threads():
     meet = threading.Barrier(3)
 
     def run(item):
@@ -49,11 +49,11 @@ def test_results_come_in_order_from_threads_of_their_own():
     ],
     ids=["too few", "not on the CPU", "quantized"],
 )
-def test_one_after_another(model, number):
+def test_sequential_execution(model, number):
     assert set(run_side_by_side(model, _name, range(number))) == {(threading.current_thread().name, 3)}
 
 
-def test_an_error_comes_out_and_ends_the_rest():
+def test_an_error_is_raised_and_stops_the_rest():
     done = []
 
     def run(item):

@@ -1,4 +1,4 @@
-"""What is shown piece by piece is the answer, never more than it."""
+"""Streamed text is the answer, and never more than it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def quickstart():
 
 
 @pytest.mark.parametrize("stop", [[], ["a "], ["tha"], ["."], ["wrong."]])
-def test_pieces_are_the_answer(quickstart, stop):
+def test_pieces_join_to_the_answer(quickstart, stop):
     model, tokenizer = quickstart
     prompt = tokenizer("A boy with a car is")["input_ids"]
     generator = Backend(model, tokenizer, GenerationSection(max_new_tokens=20), stop)
@@ -36,7 +36,7 @@ def test_pieces_are_the_answer(quickstart, stop):
         assert len(pieces) > 3
 
 
-def test_half_characters_and_half_stops_are_held_back(load_tokenizer_of):
+def test_partial_characters_and_partial_stop_strings_are_held_back(load_tokenizer_of):
     tokenizer = load_tokenizer_of("qwen2")  # one token per byte
     pieces = []
     stream = AnswerStream(tokenizer, ["##x"], [0], pieces.append)
@@ -50,6 +50,6 @@ def test_half_characters_and_half_stops_are_held_back(load_tokenizer_of):
     assert pieces[-1] == "#"
 
 
-def test_a_prompt_that_cannot_be_answered(quickstart):
+def test_an_empty_prompt_is_refused(quickstart):
     with pytest.raises(DataError, match="the prompt is empty"):
         Backend(*quickstart, GenerationSection()).stream([], print)

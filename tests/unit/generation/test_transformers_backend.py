@@ -1,4 +1,4 @@
-"""Answers do not depend on the batch, end where they should, and training goes on as if nothing had been written."""
+"""Answers do not depend on the batch, end where they should, and generation does not disturb training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quickstart() -> tuple[Any, Any]:
 
 @pytest.fixture
 def build_model(load_tokenizer_of: Callable[[str], Any]) -> Callable[..., tuple[Any, Any]]:
-    """Return a function that builds a random model, with LoRA of large random weights if asked, and its tokenizer."""
+    """Return a function that builds a random model, optionally with LoRA of large random weights, and its tokenizer."""
 
     def build(family: str, adapter: Any = None, dropout: float = 0.0, positions: int = 64) -> tuple[Any, Any]:
         import transformers as hf
@@ -89,7 +89,7 @@ def answer_all(backend: Backend, prompts: list[list[int]]) -> dict[int, Generate
 
 
 def write_greedily(model: Any, tokenizer: Any, prompt: list[int], number: int) -> Generated:
-    """Write token by token with plain forward passes: no cache, no padding."""
+    """Generate token by token with plain forward passes: no cache, no padding."""
     ids, model = list(prompt), model.eval()
     for _ in range(number):
         with torch.no_grad():
@@ -104,7 +104,7 @@ def write_greedily(model: Any, tokenizer: Any, prompt: list[int], number: int) -
 
 @pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_batched_is_one_by_one_is_plain_forward_passes(
+def test_batched_generation_equals_single_rows_and_plain_forward_passes(
     family: str, adapted: bool, build_model: Callable[..., tuple[Any, Any]]
 ) -> None:
     model, tokenizer = build_model(family, lora() if adapted else None)
@@ -116,7 +116,7 @@ def test_batched_is_one_by_one_is_plain_forward_passes(
 
 
 @pytest.mark.parametrize("method", ["prefix", "prompt"])
-def test_prompt_learning_writes_what_its_forward_passes_give(
+def test_prompt_learning_generates_as_its_forward_passes(
     method: str, build_model: Callable[..., tuple[Any, Any]]
 ) -> None:
     from peft import PrefixTuningConfig, PromptTuningConfig
@@ -130,7 +130,7 @@ def test_prompt_learning_writes_what_its_forward_passes_give(
     assert answer(model, tokenizer, [[9] * 50], max_new_tokens=99)[0].num_tokens <= 64 - 5 - 50
 
 
-def test_pretrained_model_ends_at_its_end_token(quickstart: tuple[Any, Any]) -> None:
+def test_a_pretrained_model_stops_at_its_end_token(quickstart: tuple[Any, Any]) -> None:
     model, tokenizer = quickstart
     prompts = [tokenizer(text)["input_ids"] for text in ("A boy", "5 plus 3 is", "The young cat of my friend")]
     many = answer(model, tokenizer, prompts, 3, max_new_tokens=60)
@@ -140,7 +140,7 @@ def test_pretrained_model_ends_at_its_end_token(quickstart: tuple[Any, Any]) -> 
     assert [(each.num_tokens, each.finished) for each in short.values()] == [(3, False)] * 3
 
 
-def test_more_end_tokens_and_those_of_the_models_own_settings(quickstart: tuple[Any, Any]) -> None:
+def test_additional_end_tokens_and_those_of_the_generation_config(quickstart: tuple[Any, Any]) -> None:
     model, tokenizer = quickstart
     prompt = tokenizer("A boy")["input_ids"]
     whole = answer(model, tokenizer, [prompt], max_new_tokens=60)[0]
@@ -155,7 +155,7 @@ def test_more_end_tokens_and_those_of_the_models_own_settings(quickstart: tuple[
         model.generation_config.eos_token_id = 2
 
 
-def test_pad_that_is_the_end_token(quickstart: tuple[Any, Any]) -> None:
+def test_pad_token_equal_to_the_end_token(quickstart: tuple[Any, Any]) -> None:
     model, tokenizer = quickstart
     prompts = [tokenizer(text)["input_ids"] for text in ("A boy", "5 plus 3 is 8. The")]
     expected = answer(model, tokenizer, prompts, 2)
@@ -168,7 +168,7 @@ def test_pad_that_is_the_end_token(quickstart: tuple[Any, Any]) -> None:
         tokenizer.pad_token = pad
 
 
-def test_stop_texts_cut_exactly_and_end_the_row(quickstart: tuple[Any, Any]) -> None:
+def test_stop_strings_cut_exactly_and_end_the_row(quickstart: tuple[Any, Any]) -> None:
     model, tokenizer = quickstart
     prompts = [tokenizer(text)["input_ids"] for text in ("A boy", "5 plus 3 is", "My owls", "Tom", "Dogs were")]
     whole = answer(model, tokenizer, prompts, 8, max_new_tokens=60)
@@ -183,8 +183,8 @@ def test_stop_texts_cut_exactly_and_end_the_row(quickstart: tuple[Any, Any]) -> 
     assert answer(model, tokenizer, prompts, 8, max_new_tokens=60, stop=["a"])[0].num_tokens < whole[0].num_tokens
 
 
-def test_stop_text_across_partial_characters(load_tokenizer_of: Callable[[str], Any]) -> None:
-    """A byte-level tokenizer gives a Chinese character in three tokens; it is found with the last of them."""
+def test_stop_string_across_partial_characters(load_tokenizer_of: Callable[[str], Any]) -> None:
+    """A byte-level tokenizer splits a Chinese character into three tokens; the last one completes the match."""
     from utils.generation.decoding import StopTexts
 
     tokenizer = load_tokenizer_of("qwen2")
@@ -197,7 +197,7 @@ def test_stop_text_across_partial_characters(load_tokenizer_of: Callable[[str], 
     assert stopping.lengths == {0: length}
 
 
-def test_only_our_settings_count_and_nothing_is_warned_of(
+def test_only_our_settings_apply_and_no_warning_is_raised(
     quickstart: tuple[Any, Any], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
     from transformers import GenerationConfig
@@ -223,7 +223,7 @@ def test_only_our_settings_count_and_nothing_is_warned_of(
     assert not [each for each in recwarn if issubclass(each.category, UserWarning)]
 
 
-def test_sampling_follows_the_seed_and_the_row_only(quickstart: tuple[Any, Any]) -> None:
+def test_sampling_depends_only_on_seed_and_row(quickstart: tuple[Any, Any]) -> None:
     model, tokenizer = quickstart
     prompts = [tokenizer(text)["input_ids"] for text in ("A boy", "A boy", "The cat", "5 plus")]
     hot = {"temperature": 1.0, "top_p": 0.95, "top_k": 50}
@@ -252,10 +252,8 @@ def test_sampled_tokens_have_the_models_probabilities() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_training_goes_on_as_if_nothing_had_been_written(
-    family: str, build_model: Callable[..., tuple[Any, Any]]
-) -> None:
-    """With dropout and gradient checkpointing, a step after generating gives the weights that it gives without."""
+def test_generation_does_not_change_training(family: str, build_model: Callable[..., tuple[Any, Any]]) -> None:
+    """With dropout and gradient checkpointing, a step gives the same weights with and without generating first."""
 
     def train(generate: bool, **hot: Any) -> tuple[dict[str, Any], Any]:
         model, tokenizer = build_model(family, lora(0.3), dropout=0.2)
@@ -294,7 +292,7 @@ def test_training_goes_on_as_if_nothing_had_been_written(
         assert all(torch.equal(with_it[key], without[key]) for key in without)
 
 
-def test_state_comes_back_after_a_failure(build_model: Callable[..., tuple[Any, Any]]) -> None:
+def test_state_is_restored_after_a_failure(build_model: Callable[..., tuple[Any, Any]]) -> None:
     model, tokenizer = build_model("llama")
     model.train()
     before, numbers, state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
@@ -315,7 +313,7 @@ def test_state_comes_back_after_a_failure(build_model: Callable[..., tuple[Any, 
     assert random.getstate() == state
 
 
-def test_tokenizer_is_not_touched(quickstart: tuple[Any, Any]) -> None:
+def test_the_tokenizer_is_not_modified(quickstart: tuple[Any, Any]) -> None:
     model, tokenizer = quickstart
     for side in ("left", "right"):
         tokenizer.padding_side = side
@@ -324,7 +322,7 @@ def test_tokenizer_is_not_touched(quickstart: tuple[Any, Any]) -> None:
         assert (tokenizer.padding_side, tokenizer.pad_token, tokenizer.backend_tokenizer.to_str()) == before
 
 
-def test_a_batch_that_does_not_fit_is_halved(
+def test_a_batch_that_runs_out_of_memory_is_halved(
     build_model: Callable[..., tuple[Any, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     model, tokenizer = build_model("llama")
@@ -349,7 +347,7 @@ def test_a_batch_that_does_not_fit_is_halved(
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_long_prompts_get_the_room_that_is_left(
+def test_long_prompts_leave_fewer_new_tokens(
     family: str, build_model: Callable[..., tuple[Any, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     model, tokenizer = build_model(family, positions=32)
@@ -364,7 +362,7 @@ def test_long_prompts_get_the_room_that_is_left(
         answer(model, tokenizer, [[]])
 
 
-def test_prompt_limit_leaves_room(build_model: Callable[..., tuple[Any, Any]]) -> None:
+def test_the_prompt_limit_leaves_space_for_the_answer(build_model: Callable[..., tuple[Any, Any]]) -> None:
     from peft import PromptTuningConfig
 
     model, tokenizer = build_model("llama", positions=32)
@@ -375,7 +373,7 @@ def test_prompt_limit_leaves_room(build_model: Callable[..., tuple[Any, Any]]) -
     assert count_text_positions(adapted) == 26
 
 
-def test_processes_that_share_a_plan_answer_as_one(build_model: Callable[..., tuple[Any, Any]]) -> None:
+def test_processes_sharing_a_plan_answer_as_one_process(build_model: Callable[..., tuple[Any, Any]]) -> None:
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer), 11)
     section = GenerationSection(batch_size=3, max_new_tokens=8, max_batch_tokens=75)
@@ -390,7 +388,7 @@ def test_processes_that_share_a_plan_answer_as_one(build_model: Callable[..., tu
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_answers_have_a_least_length(build_model: Callable[..., tuple[Any, Any]], temperature: float) -> None:
+def test_min_new_tokens(build_model: Callable[..., tuple[Any, Any]], temperature: float) -> None:
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer))
     free = answer(model, tokenizer, prompts, temperature=temperature)
@@ -404,7 +402,7 @@ def test_answers_have_a_least_length(build_model: Callable[..., tuple[Any, Any]]
     assert held == answer(model, tokenizer, prompts, 1, min_new_tokens=4, **ends)
 
 
-def test_no_stop_text_ends_the_first_tokens(build_model: Callable[..., tuple[Any, Any]]) -> None:
+def test_stop_strings_are_ignored_within_the_minimum_length(build_model: Callable[..., tuple[Any, Any]]) -> None:
     model, tokenizer = build_model("qwen2")
     prompts = draw_prompts(len(tokenizer))
     free = answer(model, tokenizer, prompts)
@@ -420,7 +418,7 @@ def test_no_stop_text_ends_the_first_tokens(build_model: Callable[..., tuple[Any
     assert held == answer(model, tokenizer, prompts, 1, stop=stop, min_new_tokens=3)
 
 
-def test_batches_are_longest_first_and_no_larger_than_asked(
+def test_batches_are_longest_first_and_within_batch_size(
     build_model: Callable[..., tuple[Any, Any]],
 ) -> None:
     model, tokenizer = build_model("llama")
@@ -447,7 +445,7 @@ def test_half_precision_and_no_rows(build_model: Callable[..., tuple[Any, Any]])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
-def test_batches_are_the_same_whatever_was_before(build_model: Callable[..., Any], temperature: float) -> None:
+def test_batches_do_not_depend_on_earlier_calls(build_model: Callable[..., Any], temperature: float) -> None:
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer))
     section = GenerationSection(batch_size=4, max_new_tokens=8, temperature=temperature)
@@ -464,7 +462,7 @@ def test_batches_are_the_same_whatever_was_before(build_model: Callable[..., Any
     assert moved == answer_all(generator, prompts)
 
 
-def test_batches_keep_to_a_number_of_tokens(build_model: Callable[..., Any]) -> None:
+def test_batches_respect_the_token_limit(build_model: Callable[..., Any]) -> None:
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer))
     generator = Backend(model, tokenizer, GenerationSection(batch_size=64, max_new_tokens=8, max_batch_tokens=80))
@@ -476,7 +474,7 @@ def test_batches_keep_to_a_number_of_tokens(build_model: Callable[..., Any]) -> 
 
 
 def count_tokens(model: Any, run: Callable[[], Any]) -> int:
-    """Count what the model reads, padding and all."""
+    """Count the tokens that the model reads, including padding."""
     seen: list[int] = []
     hook = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
     try:
@@ -487,7 +485,7 @@ def count_tokens(model: Any, run: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_shared_prefix_is_read_once_and_ended_rows_make_room(
+def test_a_shared_prefix_is_read_once_and_finished_rows_are_replaced(
     build_model: Callable[..., Any], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = build_model(family)
@@ -508,7 +506,7 @@ def test_a_shared_prefix_is_read_once_and_ended_rows_make_room(
     assert num_read < num_before - 35 * 30
 
 
-def test_models_that_keep_more_than_keys_and_values_are_not_refilled(build_model: Callable[..., Any]) -> None:
+def test_models_with_state_beyond_the_kv_cache_are_not_refilled(build_model: Callable[..., Any]) -> None:
     import transformers as hf
     from peft import LoraConfig, PromptTuningConfig
 

@@ -14,7 +14,7 @@ QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
 
 @pytest.fixture
 def make_run(prepare_run: Callable[..., Any]) -> Callable[..., Path]:
-    """Return a function that makes the folder of a run; its arguments are those of `prepare_run`."""
+    """Return a function that makes a run's folder; it takes the arguments of `prepare_run`."""
 
     def make(*arguments: Any, **overrides: Any) -> Path:
         import torch
@@ -44,13 +44,13 @@ def make_run(prepare_run: Callable[..., Any]) -> Callable[..., Path]:
 
 @pytest.fixture
 def sums_run(make_run: Callable[..., Path], make_sft: Callable[..., Any]) -> Path:
-    """Make the run of a language model on the embedded sums."""
+    """Make a language model's run on the embedded sums."""
     return make_run(config=make_sft(generation={"max_new_tokens": 12, "batch_size": 5}))
 
 
 @pytest.fixture
 def ask() -> Callable[..., dict[str, Any]]:
-    """Return a function that does what the command does in this process: `ask("--run", run, ...)`."""
+    """Return `ask("--run", run, ...)`, which runs the command in this process."""
 
     def run(*words: object) -> dict[str, Any]:
         import importlib

@@ -1,4 +1,4 @@
-"""What survives: whole lines, told by what they answer; the rest is answered again."""
+"""Partial output: complete lines are kept and matched to their rows; the remaining rows are answered again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_answers_come_out_in_the_order_of_rows(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 30, 80, 81, 99, 100])
-def test_a_file_cut_anywhere_goes_on_behind_its_whole_lines(tmp_path, size, caplog):
+def test_a_truncated_file_is_continued_after_its_complete_lines(tmp_path, size, caplog):
     caplog.set_level(logging.INFO)
     path = tmp_path / "p"
     _write(path, [1, 0, 2])
@@ -47,7 +47,7 @@ def test_a_file_cut_anywhere_goes_on_behind_its_whole_lines(tmp_path, size, capl
     assert (f"continuing after {num_whole} answers" in caplog.text) == (num_whole > 0)
 
 
-def test_other_work_is_set_aside_and_told(tmp_path, caplog):
+def test_output_of_different_work_is_set_aside_with_a_notice(tmp_path, caplog):
     path = tmp_path / "out.jsonl.partial.jsonl"
     _write(path, [0])
     other = PartialFile(path, {**IDENTITY, "model": "c", "settings": []})
@@ -58,8 +58,8 @@ def test_other_work_is_set_aside_and_told(tmp_path, caplog):
     assert PartialFile(path, None).num_kept == 0
 
 
-def test_no_link_is_followed(tmp_path):
-    """Neither by the answers nor by those that are set aside."""
+def test_symlinks_are_not_followed(tmp_path):
+    """Neither for the answers nor for files that are set aside."""
     precious = tmp_path / "precious"
     precious.write_text("mine\nall mine\n")
     (tmp_path / "p.jsonl").symlink_to(precious)
@@ -73,7 +73,7 @@ def test_no_link_is_followed(tmp_path):
     assert '"n": 0' in (tmp_path / "p.old.jsonl").read_text()
 
 
-def test_one_call_at_a_time(tmp_path):
+def test_only_one_call_writes_at_a_time(tmp_path):
     first = PartialFile(tmp_path / "p", IDENTITY)
     with pytest.raises(UserError, match="another call is writing it"):
         PartialFile(tmp_path / "p", IDENTITY)
@@ -81,7 +81,7 @@ def test_one_call_at_a_time(tmp_path):
     PartialFile(tmp_path / "p", IDENTITY).close()
 
 
-def test_a_file_that_was_taken_away_while_it_was_opened_is_opened_again(tmp_path, monkeypatch):
+def test_a_file_removed_while_opening_is_reopened(tmp_path, monkeypatch):
     from utils.core import locks as module
 
     path = tmp_path / "p"
@@ -99,7 +99,7 @@ def test_a_file_that_was_taken_away_while_it_was_opened_is_opened_again(tmp_path
     assert [json.loads(line)["n"] for line in partial.results()] == [0, 1]
 
 
-def test_a_full_disk_is_told_and_what_is_written_is_kept(tmp_path):
+def test_a_full_disk_is_reported_and_written_lines_are_kept(tmp_path):
     import resource
 
     path = tmp_path / "p"
@@ -120,7 +120,7 @@ def test_a_full_disk_is_told_and_what_is_written_is_kept(tmp_path):
     assert [json.loads(line)["n"] for line in again.results()] == [0, 1]
 
 
-def test_whatever_a_row_holds_is_a_line_of_json(tmp_path):
+def test_any_row_content_is_one_line_of_json(tmp_path):
     partial = PartialFile(tmp_path / "p", IDENTITY)
     row = {"a": "\ud800 \u2028 \n", "b": float("inf"), "c": [float("nan")], "d": b"x", "result": "}\n"}
     partial.add([(0, row)])

@@ -1,4 +1,4 @@
-"""The prompt of a row without answer is the prompt that the row would be trained with."""
+"""The prompt of a row without an answer equals the prompt it would be trained with."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_prompts_need_no_answers(write, tmp_path, name, is_gone):
 
 
 @pytest.mark.parametrize("name", [name for name in ROOMS if name != "template"])
-def test_a_bare_request_is_put_into_the_prompt(write, name):
+def test_a_bare_request_is_inserted_into_the_prompt(write, name):
     settings, row, _ = ROOMS[name]
     prompt_builder = build_chat_prompt_builder(_describe(write, settings, row), (), ())
     (laid,) = prompt_builder.lay_out(["Why?"])
@@ -74,7 +74,7 @@ def test_a_chosen_column_holds_a_request_or_turns(write, name):
         prompt_builder.read(row)
 
 
-def test_a_prompt_of_several_texts(write):
+def test_a_prompt_of_several_columns(write):
     settings, row, _ = ROOMS["template"]
     prompt_builder = build_chat_prompt_builder(_describe(write, settings, row), ("x", "y"), ())
     assert prompt_builder.read({"x": "2", "y": "3", "b": "no"}).prompt == "2 and 3 ="
@@ -88,7 +88,7 @@ def test_a_prompt_of_several_texts(write):
         build_chat_prompt_builder(_describe(write, settings, row), ("x",), ())
 
 
-def test_a_rows_own_system_text_and_tools_are_part_of_what_is_asked(write):
+def test_a_rows_system_text_and_tools_are_part_of_the_prompt(write):
     tools = [{"type": "function", "function": {"name": "add"}}]
     for room in ("messages", "alpaca"):  # a run on conversations, and one that is asked by other columns
         prompt_builder = build_chat_prompt_builder(_describe(write, *ROOMS[room][:2]), (), ())
@@ -110,7 +110,7 @@ def test_a_rows_own_system_text_and_tools_are_part_of_what_is_asked(write):
         ([CHAT[0], CHAT[0]], [CHAT[0], CHAT[0]]),
     ],
 )
-def test_conversations_end_with_the_user(write, turns, expected):
+def test_conversations_must_end_with_the_user(write, turns, expected):
     prompt_builder = build_chat_prompt_builder(_describe(write, *ROOMS["messages"][:2]), (), ())
     if expected is None:
         with pytest.raises(RowError):
@@ -119,14 +119,14 @@ def test_conversations_end_with_the_user(write, turns, expected):
         assert list(prompt_builder.read({"messages": turns}).messages) == expected
 
 
-def test_a_format_that_nothing_tells(write, tmp_path):
+def test_an_unrecognised_format_is_refused(write, tmp_path):
     spec = _describe(write, {}, {"prompt": "a", "completion": "b"})
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(DataError, match=r"the columns fit no format; there are: body. Set dataset\.format"):
         build_chat_prompt_builder(spec, (), ("body",))
 
 
-def test_a_row_without_text_is_no_question(write):
+def test_a_row_without_text_is_refused(write):
     from utils.datasets.glue import Config, describe_classification
     from utils.inference.prompt_builder import build_text_prompt_builder
 
@@ -143,7 +143,7 @@ def test_a_row_without_text_is_no_question(write):
     assert prompt_builder.read({"sentence1": "", "sentence2": "a"}) == ("", "a"), "one text of two may be empty"
 
 
-def test_a_tasks_own_download_is_asked_by_its_columns():
+def test_the_official_download_is_prompted_by_its_columns():
     from utils.datasets.glue import Config, describe_classification
     from utils.inference.prompt_builder import build_text_prompt_builder
 
@@ -154,7 +154,7 @@ def test_a_tasks_own_download_is_asked_by_its_columns():
 
 
 @pytest.mark.parametrize("there", [(), ("prompt",), ("text",)])
-def test_after_pairs_of_conversations_a_bare_request_is_a_users_turn(write, there):
+def test_with_conversation_pairs_a_bare_request_is_a_user_turn(write, there):
     row = {"prompt": "Hello", "chosen": CHAT, "rejected": [*CHAT[:1], {"role": "assistant", "content": "Go away"}]}
     spec = _describe(write, {}, row)
     prompt_builder = build_chat_prompt_builder(spec, (), there, conversational=True)

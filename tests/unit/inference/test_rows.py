@@ -1,4 +1,4 @@
-"""Rows from a user's files: nothing lost, and every mistake a row that names its line."""
+"""Rows from a user's files: none is lost, and every malformed row is reported with its line."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_kind_is_read(write, name, content, expected):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_bad_line_is_named_and_the_rest_is_read(write, name, content, place, message):
+def test_a_bad_line_is_reported_and_the_others_are_read(write, name, content, place, message):
     rows = _read(write(name, content))
     bad = [row for row in rows if row.error]
     assert len(rows) == 3
@@ -112,7 +112,7 @@ def test_parquet(tmp_path):
         ("a.csv", "text,id,text\na,1,b\n", "names a column twice: text"),
     ],
 )
-def test_a_file_that_cannot_be_read_at_all(write, name, content, message):
+def test_an_unreadable_file_is_refused(write, name, content, message):
     with pytest.raises(DataError, match=message):
         _read(write(name, content))
 
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_at_all(write, name, content, message):
         (b"", None),
     ],
 )
-def test_standard_input_tells_its_kind(monkeypatch, content, expected):
+def test_the_format_of_standard_input_is_detected(monkeypatch, content, expected):
     import io
     import sys
     from types import SimpleNamespace
@@ -150,6 +150,6 @@ def test_a_named_pipe_is_read_once(tmp_path):
     writer.join()
 
 
-def test_a_stated_kind_wins_over_the_name(write):
+def test_a_given_format_overrides_the_file_name(write):
     assert _read(write("rows.log", '{"a": 1}'), "jsonl")[0].row == {"a": 1}
     assert _read(write("rows.json", '{"a": 1}'), "txt")[0].row == {"text": '{"a": 1}'}

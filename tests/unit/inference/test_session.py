@@ -1,4 +1,4 @@
-"""A call from the request to the answers, on tiny models in this process."""
+"""Inference from the request to the answers, on tiny models in this process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def _hear_sentences(caplog):
     caplog.set_level(logging.INFO, "utils")
 
 
-def test_answers_are_those_of_an_evaluation(sums_run, ask, read, tmp_path, sums):
-    """The prompts, the ends and the settings are the same, so every text is."""
+def test_answers_equal_those_of_an_evaluation(sums_run, ask, read, tmp_path, sums):
+    """Prompts, end tokens and settings are the same, so every text is."""
     from utils.evaluate_model.evaluated_model import open_run
     from utils.evaluate_model.evaluation import evaluate
 
@@ -36,7 +36,7 @@ def test_answers_are_those_of_an_evaluation(sums_run, ask, read, tmp_path, sums)
 
 
 def test_long_prompts_are_cut_as_in_an_evaluation(make_run, make_sft, ask, read, write, tmp_path):
-    """A set whose protocol cuts prompts is asked the same tokens here; an answer says that its prompt was cut."""
+    """A set whose protocol truncates prompts gets the same tokens here; the answer is marked as truncated."""
     from utils.evaluate_model.evaluated_model import open_run
     from utils.evaluate_model.evaluation import evaluate
 
@@ -62,7 +62,7 @@ def test_long_prompts_are_cut_as_in_an_evaluation(make_run, make_sft, ask, read,
     assert written[1]["truncated"] is True
 
 
-def test_the_same_question_in_every_form(sums_run, ask, read, write, tmp_path, sums, monkeypatch, capsys):
+def test_the_same_question_in_every_input_format(sums_run, ask, read, write, tmp_path, sums, monkeypatch, capsys):
     question = sums[0]["question"]
     said = ask("--run", sums_run, "--input_text", question, "--json")["answers"][0]
     assert said["question"] == question
@@ -90,7 +90,7 @@ def test_the_same_question_in_every_form(sums_run, ask, read, write, tmp_path, s
     assert "not JSON" in second["error"]
 
 
-def test_flags_over_the_section(sums_run, ask, sums):
+def test_flags_override_the_section(sums_run, ask, sums):
     texts = [word for row in sums for word in ("--input_text", row["question"])]
 
     def answers(*flags):
@@ -109,7 +109,7 @@ def test_flags_over_the_section(sums_run, ask, sums):
     assert all(letter not in text for text in answers("--stop", letter))
 
 
-def test_draws_do_not_repeat_from_window_to_window(sums_run, ask, write, read, tmp_path, sums, monkeypatch):
+def test_samples_do_not_repeat_between_windows(sums_run, ask, write, read, tmp_path, sums, monkeypatch):
     from utils.inference.predictor import WritingModel
 
     monkeypatch.setattr(WritingModel, "window", 4)
@@ -120,7 +120,7 @@ def test_draws_do_not_repeat_from_window_to_window(sums_run, ask, write, read, t
     assert answers[:4] != answers[4:8]
 
 
-def test_bad_rows_are_rows_and_the_rest_is_answered(sums_run, ask, read, write, tmp_path, sums, caplog):
+def test_bad_rows_are_kept_as_errors_and_the_others_answered(sums_run, ask, read, write, tmp_path, sums, caplog):
     good = {"id": 7, "line": "mine", "question": sums[0]["question"]}
     lines = [
         good, {"id": 7, "body": "x"}, "{", {"question": 5.5}, {"question": "a\0b"}, {"question": "\ud800"},
@@ -150,7 +150,7 @@ def test_bad_rows_are_rows_and_the_rest_is_answered(sums_run, ask, read, write, 
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_call_goes_on_where_an_earlier_one_was_stopped(sums_run, ask, write, tmp_path, sums, monkeypatch, caplog):
+def test_an_interrupted_call_is_resumed(sums_run, ask, write, tmp_path, sums, monkeypatch, caplog):
     from utils.inference.partial import PartialFile
 
     source, target = write("in.jsonl", [*sums, {"no": 1}]), tmp_path / "out.jsonl"
@@ -180,7 +180,7 @@ def test_a_call_goes_on_where_an_earlier_one_was_stopped(sums_run, ask, write, t
     assert not partial.exists()
 
 
-def test_other_settings_begin_anew(sums_run, ask, write, tmp_path, sums, monkeypatch, caplog):
+def test_other_settings_start_over(sums_run, ask, write, tmp_path, sums, monkeypatch, caplog):
     from utils.inference import session
 
     source, target = write("in.jsonl", sums[:3]), tmp_path / "out.csv"
@@ -213,7 +213,7 @@ def test_a_table_without_the_column_is_refused_before_the_model_is_loaded(sums_r
         ask("--run", sums_run, "--input_file", source, "--output_file", tmp_path / "out.csv")
 
 
-def test_inputs_without_a_row_or_an_answer(sums_run, ask, write, tmp_path, monkeypatch, caplog):
+def test_inputs_without_rows_or_answers(sums_run, ask, write, tmp_path, monkeypatch, caplog):
     target = tmp_path / "out.jsonl"
     for source in (write("a.csv", "question\n"), write("b.json", "[]"), write("c.jsonl", "\n\n")):
         with pytest.raises(DataError, match="the file holds no rows"):
@@ -266,7 +266,7 @@ def test_classifiers(make_run, ask, read, write, tmp_path, make_set, draw_rows, 
         ask("--run", run, "--input_text", "a", "--input_text", "b", "--max_new_tokens", 4)
 
 
-def test_models_without_run(ask, base, tmp_path, sums, tiny_base, load_tokenizer_of):
+def test_models_without_a_run(ask, base, tmp_path, sums, tiny_base, load_tokenizer_of):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     text = f"Question: {sums[0]['question']}\nAnswer:"
@@ -294,7 +294,7 @@ def test_models_without_run(ask, base, tmp_path, sums, tiny_base, load_tokenizer
             ask("--model", *words, "--input_text", "a")
 
 
-def test_a_model_with_a_chat_template_is_asked_by_it(ask, base, tmp_path):
+def test_a_models_chat_template_is_used(ask, base, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -312,7 +312,7 @@ def test_a_model_with_a_chat_template_is_asked_by_it(ask, base, tmp_path):
     assert said["answer"] == tokenizer.decode(written, skip_special_tokens=True)
 
 
-def test_the_runs_own_configuration_wins(sums_run, ask, make_config, caplog, tmp_path, sums, base):
+def test_the_runs_own_configuration_takes_precedence(sums_run, ask, make_config, caplog, tmp_path, sums, base):
     import yaml
 
     own = yaml.safe_load((sums_run / "run.yaml").read_text())
@@ -341,8 +341,10 @@ def test_the_runs_own_configuration_wins(sums_run, ask, make_config, caplog, tmp
         ask("--config", file, "--model_path", tmp_path / "nowhere", *question)
 
 
-def test_a_merged_model_is_asked_as_its_run(sums_run, ask, sums, make_run, draw_rows, make_set, tmp_path, read, write):
-    """Also where the run's base was quantized: what was written is plain."""
+def test_a_merged_model_is_prompted_like_its_run(
+    sums_run, ask, sums, make_run, draw_rows, make_set, tmp_path, read, write
+):
+    """Also if the run's base was quantized: the merged weights are not."""
     from utils.merging.merging import MergeOptions, merge_adapter
     from utils.merging.source import open_adapter_run
 
@@ -371,7 +373,7 @@ def test_a_merged_model_is_asked_as_its_run(sums_run, ask, sums, make_run, draw_
         assert list(row["probabilities"].values()) == pytest.approx(shares, abs=1e-5)
 
 
-def test_damaged_runs_are_told(sums_run, ask, make_run, make_config, tmp_path):
+def test_damaged_runs_are_reported(sums_run, ask, make_run, make_config, tmp_path):
     question = ("--input_text", "a")
     final = sums_run / "final_model"
     file = final / "adapter_model.safetensors"
@@ -395,8 +397,8 @@ def test_damaged_runs_are_told(sums_run, ask, make_run, make_config, tmp_path):
         ask("--run", "n" * 300, *question)
 
 
-def test_a_tensor_that_the_adapter_lacks_is_named(sums_run, ask):
-    """Peft would go on with a random one."""
+def test_a_missing_adapter_tensor_is_named(sums_run, ask):
+    """peft would continue with a random one."""
     from safetensors.torch import load_file, save_file
 
     file = sums_run / "final_model" / "adapter_model.safetensors"
@@ -407,7 +409,7 @@ def test_a_tensor_that_the_adapter_lacks_is_named(sums_run, ask):
         ask("--run", sums_run, "--input_text", "a")
 
 
-def test_an_adapter_for_another_task(sums_run, ask, make_config, tmp_path):
+def test_an_adapter_for_another_task_is_refused(sums_run, ask, make_config, tmp_path):
     import shutil
 
     config = make_config("bert").source
@@ -419,15 +421,15 @@ def test_an_adapter_for_another_task(sums_run, ask, make_config, tmp_path):
         ask("--config", config, "--model_path", tmp_path / "bare" / "weights", "--input_text", "a")
 
 
-def test_a_run_that_was_moved(sums_run, ask, sums, tmp_path):
+def test_a_moved_run_works(sums_run, ask, sums, tmp_path):
     question = ("--input_text", sums[0]["question"], "--json")
     expected = ask("--run", sums_run, *question)
     (tmp_path / "far" / "away").mkdir(parents=True)
     assert ask("--run", sums_run.rename(tmp_path / "far" / "away" / "run"), *question) == expected
 
 
-def test_tables_are_opened_by_what_users_open_them_with(sums_run, ask, write, tmp_path, sums):
-    """Unicode columns, large integers, quotes and formulas, through a spreadsheet and a parquet file."""
+def test_tables_open_in_spreadsheets_and_parquet_readers(sums_run, ask, write, tmp_path, sums):
+    """Unicode columns, large integers, quotes and formulas."""
     import pandas as pd
 
     big = "12345678901234567890123"

@@ -47,7 +47,7 @@ def test_separated(tmp_path, kind, caplog):
     assert "2 cells that a spreadsheet would read as a formula" in caplog.text
 
 
-def test_sheet(tmp_path, caplog):
+def test_spreadsheet(tmp_path, caplog):
     from openpyxl import load_workbook
 
     caplog.set_level(logging.WARNING)
@@ -75,7 +75,7 @@ def test_parquet(tmp_path):
     ("text", "expected"),
     [("=A1", "'=A1"), ("@x", "'@x"), ("-1.5e3", "-1.5e3"), ("- item", "'- item"), ("\t1", "'\t1"), ("a=1", "a=1")],
 )
-def test_what_is_a_formula(text, expected):
+def test_which_texts_are_formulas(text, expected):
     assert guard_formula(text) == expected
 
 
