@@ -33,12 +33,22 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert list(tmp_path.iterdir()) == [output]
 
 
+def test_a_folder_that_another_command_writes_is_left_alone(tmp_path):
+    """Two merges into one folder, at once, left it without a model."""
+    output = tmp_path / "merged"
+    with open_output(output) as folder:
+        (folder / "model").write_text("first")
+        with pytest.raises(UserError, match="another command is writing it"), open_output(output):
+            pass
+    assert [each.name for each in output.iterdir()] == ["model"]
+
+
 def test_what_a_kill_left_is_cleared_away(tmp_path):
     left = tmp_path / "merged.partial"
     left.mkdir()
     (left / "shard").write_text("half")
     with open_output(tmp_path / "merged") as folder:
-        assert list(folder.iterdir()) == []
+        assert [each.name for each in folder.iterdir()] == [".lock"]
     assert not left.exists()
 
 
