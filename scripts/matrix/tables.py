@@ -22,7 +22,7 @@ through the code of train.py, trains three steps, exports, reloads in a fresh pr
 
 A cell has three marks: without quantization, `nf4`, `int8`. **+** works: every trained parameter moved, and the logits
 of the reloaded model are those of the trained one. **A number** is refused with the sentence of that footnote. **?** is
-untested. An encoder writes no text, so the second table lacks it.
+untested. An encoder generates no text, so the second table lacks it.
 """
 
 

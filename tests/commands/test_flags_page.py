@@ -115,7 +115,7 @@ def test_every_form_can_be_read() -> None:
             ["--task rte is written dataset.subset=rte", "--epochs 1 is written training.num_train_epochs=1"],
         ),
         (["--max-seq-length", "9"], ["dataset.max_length=9 (of a language model sft.max_length=9)"]),
-        (["--do_train"], ["--do_train is left out: it is so anyway"]),
+        (["--do_train"], ["leave out --do_train: it is always so"]),
         (["--hub_token", "hf_" + "Ab12" * 8], ["HF_TOKEN in the environment"]),
     ],
 )

@@ -12,27 +12,27 @@ _ONLY_WITH = ("metrics", "prediction", "reference", "groups", "id")
 
 def add_answers(parser: argparse.ArgumentParser) -> None:
     """Add the options for scoring a file of answers instead of a model."""
-    group = parser.add_argument_group("answers that are there already (no model is loaded)")
+    group = parser.add_argument_group("existing answers (no model is loaded)")
     group.add_argument("--answers", metavar="FILE", help="rows with answers: .jsonl, .json, .csv, .tsv or .parquet")
     group.add_argument("--metric", action="append", default=[], dest="metrics", metavar="NAME",
-                       help="how they are scored; repeatable; default: the metrics of --set")  # fmt: skip
+                       help="metric to score them by; repeatable; default: those of --set")  # fmt: skip
     group.add_argument("--prediction", metavar="COLUMN", help="column of the answer, or of a list of answers")
     group.add_argument("--reference", metavar="COLUMN",
-                       help="column of what is right, or of a list of it; default: as --set has it")  # fmt: skip
+                       help="column of the reference, or of a list of them; default: those of --set")  # fmt: skip
     group.add_argument("--group", action="append", default=[], dest="groups", metavar="COLUMN",
-                       help="score the rows of each value of this column apart; repeatable")  # fmt: skip
+                       help="also score the rows of each value of this column; repeatable")  # fmt: skip
     group.add_argument("--id", metavar="COLUMN",
-                       help="column of the name that a row has in --set; default: by order")  # fmt: skip
+                       help="column of a row's name in --set; default: rows are in its order")  # fmt: skip
 
     parser.add_argument(
         "--allow_code_execution",
         action="store_true",
-        help="run the programs that a model wrote, for pass_at_1 and its like (docs/security.md)",
+        help="run the programs that a model wrote, for pass_at_1 and similar metrics (docs/security.md)",
     )
     parser.add_argument(
         "--code_similarity",
         choices=("difflib", "levenshtein"),
-        help="what LongBench's lcc and repobench-p are scored by (docs/longbench.md); default: difflib",
+        help="how LongBench's lcc and repobench-p are scored (docs/longbench.md); default: difflib",
     )
 
 

@@ -96,7 +96,7 @@ def explain_flags(words: Sequence[str], known: frozenset[str]) -> Iterator[str]:
         shown = f"{flag} {value}".strip()
         ours = [form.format(value) for form in FLAGS[name]]
         if not ours[0]:
-            yield f"{shown} is left out: it is so anyway"
+            yield f"leave out {shown}: it is always so"
         else:
             yield f"{shown} is written {ours[0]}" + "".join(f" (of a language model {each})" for each in ours[1:])
 

@@ -19,7 +19,7 @@ def build_parser(script: str, description: str) -> argparse.ArgumentParser:
     """Build the parser of a command, with the options common to all."""
     prog, told = (as_called(text.replace("lora-ns ", f"{PROGRAM} ")) for text in (script, description))
     parser = _Parser(prog=prog, description=told, formatter_class=_Formatter, allow_abbrev=False)
-    told = "print one JSON object on standard output, all else on standard error"
+    told = "print one JSON object on standard output, everything else on standard error"
     parser.add_argument("--json", action="store_true", help=told)
     parser.add_argument("--version", action="version", version=f"lora-ns {VERSION}")
     return parser
@@ -47,9 +47,9 @@ def add_server(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--server",
         metavar="URL",
-        help="an OpenAI-compatible server that writes, such as vLLM: http://127.0.0.1:8000/v1 (docs/serving.md)",
+        help="an OpenAI-compatible server that generates, such as vLLM: http://127.0.0.1:8000/v1 (docs/serving.md)",
     )
-    parser.add_argument("--served_model", metavar="NAME", help="which of its models; default: the only one")
+    parser.add_argument("--served_model", metavar="NAME", help="name of the server's model; default: the only one")
 
 
 def add_show(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +162,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown and message.startswith("argument FILE: not allowed"):  # an unknown flag's value was read as FILE
             message = f"unrecognized arguments: {' '.join(unknown)}"
         if hints := [*explain_flags(self.words, frozenset(self._option_string_actions))]:
-            more = f"more of them: {', '.join(PAGES)}"
+            more = f"see also: {', '.join(PAGES)}"
             lines = [message, "settings are words of the form key=value here:", *hints, more]
             message = "\n  ".join(lines)
         super().error(as_called(message))

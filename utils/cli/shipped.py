@@ -99,9 +99,9 @@ def _read_first_sentence(path: Path) -> str:
 def build(command: str) -> argparse.ArgumentParser:
     """Build the command line of `docs` or `copy`."""
     parser = build_parser(f"lora-ns {command}", DOCS if command == "docs" else COPY)
-    parser.add_argument("name", nargs="?", metavar="PAGE" if command == "docs" else "NAME", help="as it is listed")
+    parser.add_argument("name", nargs="?", metavar="PAGE" if command == "docs" else "NAME", help="a name from the list")
     if command == "copy":
-        parser.add_argument("file", nargs="?", metavar="FILE", help="where it goes; default: here, by its own name")
+        parser.add_argument("file", nargs="?", metavar="FILE", help="path of the copy; default: its own name, here")
     return parser
 
 

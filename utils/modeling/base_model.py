@@ -130,7 +130,7 @@ def _model_class(section: ModelSection, config: PreTrainedConfig, head: HeadSpec
     named = config.architectures if isinstance(config.architectures, list | tuple) else ()
     made_as = [name for name in named if str(name).endswith(_ENCODER_HEADS)]
     if kind not in mapping or (head is None and made_as):
-        task, lacks = ("CAUSAL_LM", "writes no text") if head is None else ("SEQ_CLS", "has no classification head")
+        task, lacks = ("CAUSAL_LM", "generates no text") if head is None else ("SEQ_CLS", "has no classification head")
         name = f"{section.name_or_path} ({made_as[0] if made_as else config.model_type})"
         remedy = f"it cannot serve task_type {task}; choose another model or another task_type"
         raise ModelError(f"{name} {lacks} in transformers, so {remedy}")

@@ -141,7 +141,7 @@ def test_what_is_new_is_said_in_one_line(load, caplog):
 
 @pytest.mark.parametrize(("kind", "labels"), [("bert", None), ("distilbert", None)])
 def test_an_encoder_cannot_write(load, kind, labels):
-    with pytest.raises(ModelError, match=r"MaskedLM.*writes no text.*CAUSAL_LM"):
+    with pytest.raises(ModelError, match=r"MaskedLM.*generates no text.*CAUSAL_LM"):
         load(kind, num_labels=labels)
 
 
