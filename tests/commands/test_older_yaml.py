@@ -122,6 +122,8 @@ def test_wandb_is_told_by_the_environment_which_wins(tmp_path: Path, monkeypatch
     text = BASE % ("SEQ_CLS", "", "glue, subset: rte")
     text += "wandb: {project: p, name: n, tags: [a, b], mode: offline, entity: e}\ntraining: {use_cpu: true}\n"
     config = _read(tmp_path, text)
+    for name in ("WANDB_TAGS", "WANDB_MODE", "WANDB_ENTITY"):  # set by an earlier training of this process
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     arguments = build_arguments(config)
     assert arguments.run_name == "n"
