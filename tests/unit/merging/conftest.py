@@ -1,4 +1,4 @@
-"""Runs that are trained, saved and ready to be merged, with the trained model still in memory."""
+"""Trained and saved runs to merge, with the trained model still in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters that servers do not load become LoRA: what was computed is what is read back, and the loss is measured."""
+"""Adapters that servers cannot load are converted to LoRA: the files are exact, and the loss is measured."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def train(make_config, make_sft, train_run, tmp_path):
     return start
 
 
-def test_a_rank_that_holds_all_gives_the_same_model(train, tmp_path, capsys):
+def test_a_sufficient_rank_gives_the_same_model(train, tmp_path, capsys):
     run = train("lokr", target_modules=["q_proj"])
     report = convert_adapter(open_run(run), str(tmp_path / "lora"), WHOLE, MergeOptions())
     assert report["kept"]["share"] == pytest.approx(1, abs=1e-4)
@@ -61,7 +61,7 @@ def test_a_rank_that_holds_all_gives_the_same_model(train, tmp_path, capsys):
     assert f"rank {WHOLE} holds 100.00% of the adapter's update" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_rank_that_loses_says_how_much(train, tmp_path, capsys):
+def test_an_insufficient_rank_reports_its_error(train, tmp_path, capsys):
     run = train("lokr")
     few, more = (convert_adapter(open_run(run), str(tmp_path / str(rank)), rank, MergeOptions()) for rank in (1, 4))
     assert 0 < few["kept"]["share"] < more["kept"]["share"] < 1
@@ -73,7 +73,7 @@ def test_a_rank_that_loses_says_how_much(train, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("family", "method"), [("bert", "loha"), ("gpt2", "vera")])
-def test_the_head_of_a_classifier_comes_along(family, method, train, tmp_path):
+def test_a_classifiers_head_is_included(family, method, train, tmp_path):
     run = train(method, family)
     report = convert_adapter(open_run(run), str(tmp_path / "lora"), 16, MergeOptions())
     head = [key for key in read_tensors(tmp_path / "lora") if "lora_" not in key]
@@ -90,7 +90,7 @@ def test_the_head_of_a_classifier_comes_along(family, method, train, tmp_path):
     "method",
     mostly_slow([name for name, tuner in TABLE.items() if tuner.as_lora], "vera", "lokr", "miss"),
 )
-def test_every_method_that_says_so_is_converted(method, train, tmp_path):
+def test_every_convertible_method_is_converted(method, train, tmp_path):
     run = train(method)
     report = convert_adapter(open_run(run), str(tmp_path / "lora"), 16, MergeOptions(num_eval=0))
     assert 0 < report["kept"]["share"] <= 1 + 1e-6
@@ -98,13 +98,13 @@ def test_every_method_that_says_so_is_converted(method, train, tmp_path):
         assert report["probe"]["largest_difference"] <= report["probe"]["reread"]["tolerance"]
 
 
-def test_lora_may_lose_rank(train, tmp_path):
+def test_lora_can_be_reduced_in_rank(train, tmp_path):
     report = convert_adapter(open_run(train("lora", lora_r=8)), str(tmp_path / "lora"), 2, MergeOptions())
     assert report["rank"] == 2
     assert 0 < report["kept"]["share"] < 1
 
 
-def test_what_cannot_be_converted_is_a_sentence(train, tmp_path):
+def test_unconvertible_adapters_are_refused(train, tmp_path):
     with pytest.raises(UserError, match=r"peft\.method hira: peft converts no adapter of this method into LoRA"):
         open_run(train("hira", folder="hira"))
     dora = open_run(train("lora", folder="dora", use_dora=True))
@@ -116,7 +116,7 @@ def test_what_cannot_be_converted_is_a_sentence(train, tmp_path):
     assert not (tmp_path / "lora").exists()
 
 
-def test_files_that_are_not_what_was_computed_leave_nothing(train, tmp_path, monkeypatch):
+def test_files_that_differ_from_the_computation_are_removed(train, tmp_path, monkeypatch):
     import safetensors.torch
 
     from utils.merging import as_lora

@@ -1,4 +1,4 @@
-"""GGUF files of every family: read back, and by llama.cpp itself where LORA_NS_LLAMA_CPP names a Python that has it."""
+"""GGUF files of every family: read back, and run by llama.cpp where LORA_NS_LLAMA_CPP names a Python that has it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Any:
-    """Return a function that saves a small random model of a family, and gives it with its folder."""
+    """Return a function that saves a small random model of a family, and returns it with its folder."""
     import torch
     import transformers
 
@@ -94,7 +94,7 @@ def ask(model: Any, ids: list[int]) -> Any:
 
 
 def ask_llama_cpp(file: Path, folder: Path) -> list[dict[str, Any]]:
-    """Let llama.cpp cut the texts and compute the logits."""
+    """Tokenize the texts and compute the logits with llama.cpp."""
     program = (
         "import json, sys, llama_cpp\n"
         "model = llama_cpp.Llama(sys.argv[1], n_ctx=256, logits_all=True, verbose=False, n_threads=1)\n"
@@ -112,7 +112,7 @@ def ask_llama_cpp(file: Path, folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_read_back_is_the_model(family, build, tokenizer, tmp_path):
+def test_the_file_reads_back_as_the_model(family, build, tokenizer, tmp_path):
     model, folder = build(family)
     described = describe(model, tokenizer)
     assert write_gguf(tmp_path / "f32.gguf", described, folder, "f32") == []
@@ -125,7 +125,7 @@ def test_what_is_read_back_is_the_model(family, build, tokenizer, tmp_path):
     assert {kind for name, kind in kinds.items() if "norm" in name} == {"F32"}
 
 
-def test_rows_that_no_blocks_fill_are_float16_and_named(build, tokenizer, tmp_path):
+def test_rows_unfit_for_quantization_blocks_are_float16_and_reported(build, tokenizer, tmp_path):
     model, folder = build("llama", intermediate_size=80)
     described = describe(model, tokenizer)
     others = write_gguf(tmp_path / "it.gguf", described, folder, "q8_0")
@@ -133,13 +133,13 @@ def test_rows_that_no_blocks_fill_are_float16_and_named(build, tokenizer, tmp_pa
     assert (ask(read_gguf(tmp_path / "it.gguf", described), [1, 5, 9]) - ask(model, [1, 5, 9])).abs().max() < 0.5
 
 
-def test_a_window_that_is_left_out_is_said(build, caplog):
+def test_a_dropped_sliding_window_is_reported(build, caplog):
     find_arch(build("mistral", sliding_window=128)[0].config, "it")
     assert "it: its sliding window of 128 tokens is ignored, as by llama.cpp's converter" in caplog.text
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "gemma3"])
-def test_transformers_reads_it_by_its_own_reader(family, build, tokenizer, tmp_path):
+def test_transformers_reads_the_file(family, build, tokenizer, tmp_path):
     from transformers import AutoModelForCausalLM
 
     model, folder = build(family, **{"llama": {"attention_bias": False}, "qwen3": {"head_dim": 128}}.get(family, {}))
@@ -176,13 +176,13 @@ def test_llama_cpp_computes_the_same(family, build, tokenizer, tmp_path):
         ("gemma3", {"layer_types": ["full_attention"] * 7}, "is not the family's pattern of 6"),
     ],
 )  # fmt: skip
-def test_what_llama_cpp_would_compute_otherwise_is_refused(family, changes, sentence, build):
+def test_models_llama_cpp_would_compute_differently_are_refused(family, changes, sentence, build):
     model, _ = build(family, **changes)
     with pytest.raises(ModelError, match=sentence):
         find_arch(model.config, "it")
 
 
-def test_weights_that_float16_cannot_hold_are_refused(build, tokenizer, tmp_path):
+def test_weights_beyond_the_range_of_float16_are_refused(build, tokenizer, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -198,7 +198,7 @@ def test_weights_that_float16_cannot_hold_are_refused(build, tokenizer, tmp_path
         find_arch(config, "it")
 
 
-def test_the_vocabulary_is_the_tokenizers(tokenizer):
+def test_the_vocabulary_equals_the_tokenizers(tokenizer):
     vocabulary = map_vocabulary(tokenizer, 770, "it")
     assert (vocabulary.model, vocabulary.pre) == ("gpt2", "smollm")
     assert vocabulary.tokens[:3] == ["<pad>", "<bos>", "<eos>"]
@@ -210,7 +210,7 @@ def test_the_vocabulary_is_the_tokenizers(tokenizer):
         map_vocabulary(tokenizer, 700, "it")
 
 
-def test_pieces_are_joined_in_the_order_of_merges(spaced_bpe):
+def test_merges_keep_their_order(spaced_bpe):
     vocabulary = map_vocabulary(spaced_bpe, len(spaced_bpe), "it")
     assert (vocabulary.model, vocabulary.pre, vocabulary.add_space_prefix) == ("llama", "default", True)
     for text in ("low lower lowest", "slow  flow", "\u00e9 low", "wol"):
@@ -219,7 +219,7 @@ def test_pieces_are_joined_in_the_order_of_merges(spaced_bpe):
 
 @pytest.fixture
 def spaced_bpe() -> Any:
-    """Build a tokenizer as Llama 2 has it: spaces are pieces, what is unknown is bytes."""
+    """Build a tokenizer like Llama 2's: spaces are tokens, unknown characters become bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers
     from transformers import PreTrainedTokenizerFast
 
@@ -234,7 +234,7 @@ def spaced_bpe() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=built, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
-def test_tokenizers_that_llama_cpp_has_not_are_refused(load_tokenizer_of, text_tokenizer, spaced_bpe):
+def test_tokenizers_unknown_to_llama_cpp_are_refused(load_tokenizer_of, text_tokenizer, spaced_bpe):
     lacking = copy.deepcopy(spaced_bpe)
     content = json.loads(spaced_bpe.backend_tokenizer.to_str())
     content["model"]["vocab"]["<0xg>"] = content["model"]["vocab"].pop("<0x41>")
@@ -290,7 +290,7 @@ QWEN_CHAT = (
 )
 
 
-def test_usual_chat_templates_are_known_by_what_they_write(text_tokenizer, make_sft):
+def test_common_chat_templates_are_recognised_by_their_output(text_tokenizer, make_sft):
     tokenizer, config = text_tokenizer(None), make_sft()
     templates = {"llama3": LLAMA3_CHAT, "gemma": GEMMA_CHAT, "mistral": MISTRAL_CHAT}
     for name, template in templates.items():
@@ -301,7 +301,7 @@ def test_usual_chat_templates_are_known_by_what_they_write(text_tokenizer, make_
     assert 'SYSTEM """Be kind."""' in write_modelfile("it.gguf", config, tokenizer)
 
 
-def test_a_tokenizer_that_looks_up_words_otherwise_is_refused(tokenizer):
+def test_a_tokenizer_with_another_word_lookup_is_refused(tokenizer):
     other = copy.deepcopy(tokenizer)
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["model"]["ignore_merges"] = True
@@ -326,7 +326,7 @@ func main() {
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("go") is None, reason="Go, whose text/template Ollama reads templates by, is missing")
-def test_templates_mean_the_same_to_go(tmp_path: Path) -> None:
+def test_go_templates_render_like_the_chat_template(tmp_path: Path) -> None:
     (tmp_path / "main.go").write_text(GO)
     asked = [(each, system) for each in FORMATS.values() for system in ("", "Count well.")]
     rows = json.dumps([{"template": each.template, "system": system} for each, system in asked])

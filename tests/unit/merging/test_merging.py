@@ -1,4 +1,4 @@
-"""Every variant of LoRA on every kind of model: what is merged and read back by plain transformers is the same."""
+"""Every LoRA variant on every kind of model: the merged model, loaded by plain transformers, is the trained one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ UNTIED = {  # what makes a tied base's two matrices differ
 
 
 def ask_classifier(model, tokenizer):
-    """Compute logits apart from what is tested: row by row, without padding."""
+    """Compute logits independently of the tested code: row by row, without padding."""
     import torch
 
     with torch.no_grad():
@@ -64,7 +64,7 @@ def ask_classifier(model, tokenizer):
 
 
 def ask_language_model(model, tokenizer):
-    """Compute logits apart from what is tested; a model that was just trained attends within packed documents."""
+    """Compute logits independently of the tested code; a model in training attends within packed documents."""
     import torch
 
     from utils.trainer.varlen_attention import plain_attention
@@ -105,7 +105,7 @@ def test_a_classifier_is_merged(name, make_config, train_run, tmp_path):
 
 @pytest.mark.parametrize(("labels", "kind"), [(3, "classes"), (1, "regression")])
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_three_classes_and_one_number(family, labels, kind, make_config, make_set, draw_rows, train_run, tmp_path):
+def test_three_classes_and_regression(family, labels, kind, make_config, make_set, draw_rows, train_run, tmp_path):
     def label(rows):
         names = ["no", "maybe", "yes"]
         return [
@@ -152,7 +152,7 @@ def test_a_language_model_is_merged(name, make_sft, train_run, tmp_path):
 
 
 @pytest.mark.parametrize("name", UNTIED)
-def test_tied_embeddings_that_came_apart_are_both_written(name, make_sft, train_run, tmp_path):
+def test_untied_embeddings_are_both_written(name, make_sft, train_run, tmp_path):
     run = train_run(make_sft(**UNTIED[name]))
     expected = ask_language_model(run.trainer.model, run.tokenizer)
     report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
@@ -235,14 +235,14 @@ def test_half_precision(dtype, make_sft, train_run, tmp_path):
     assert report["probe"]["update_kept"] == pytest.approx(1, abs=0.1)
 
 
-def test_auto_dtype_of_a_quantized_run_is_bfloat16(make_config, train_run, tmp_path):
+def test_dtype_auto_of_a_quantized_run_is_bfloat16(make_config, train_run, tmp_path):
     run = train_run(make_config("bert", model__quantization="nf4"))
     report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
     assert report["dtype"] == "bfloat16"
 
 
 def drop_update(model):
-    """Take the adapter off without merging it: what a broken merge might leave."""
+    """Remove the adapter without merging it, as a broken merge might."""
     return model.unload()
 
 
@@ -257,7 +257,7 @@ def spoil_weights(model):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("corruption", [drop_update, spoil_weights])
-def test_a_broken_merge_is_found_out(corruption, dtype, make_sft, train_run, tmp_path, monkeypatch):
+def test_a_broken_merge_is_detected(corruption, dtype, make_sft, train_run, tmp_path, monkeypatch):
     run = train_run(make_sft())
     monkeypatch.setattr("utils.adapters.lora.merge", corruption)
     with pytest.raises(CheckError, match="merged model"):
@@ -265,8 +265,8 @@ def test_a_broken_merge_is_found_out(corruption, dtype, make_sft, train_run, tmp
     assert list(tmp_path.glob("out/*")) == []
 
 
-def test_a_small_update_that_was_lost_is_found_out_in_bfloat16(make_sft, train_run, tmp_path, monkeypatch):
-    """What it changes is below the tolerance, so that only the share of it that is kept can tell."""
+def test_a_small_lost_update_is_detected_in_bfloat16(make_sft, train_run, tmp_path, monkeypatch):
+    """Its effect is below the tolerance, so that only the share of it that was kept can tell."""
     run = train_run(make_sft(training__learning_rate=6e-4))
     source, options = open_adapter_run(str(run.folder)), MergeOptions(dtype="bfloat16")
     probe = merge_adapter(source, str(tmp_path / "good"), options)["probe"]
@@ -333,7 +333,7 @@ def test_without_probe_rows_and_data(make_config, make_set, draw_rows, train_run
     assert "the run has no probe rows" in caplog.text
 
 
-def test_a_full_disk_is_told_before_writing(make_config, train_run, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_writing(make_config, train_run, tmp_path, monkeypatch):
     import shutil
     from collections import namedtuple
 

@@ -1,4 +1,4 @@
-"""A base whose very files are packed has nothing unquantized to merge into."""
+"""A base stored quantized has no unquantized weights to merge into."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.modeling.quantization import load_model_config
 from utils.runs.model_ref import TrainedModel
 
 
-def test_merging_into_packed_files_is_refused_before_anything_is_loaded(make_config, tmp_path):
+def test_merging_into_quantized_files_is_refused_before_loading(make_config, tmp_path):
     config = make_config("llama")
     file = tmp_path / "packed" / "config.json"
     file.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Adapters that were made elsewhere: put on their base and merged, or refused with what does not fit."""
+"""Adapters made elsewhere: loaded onto their base and merged, or refused with the mismatch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.merging.source import open_adapter_folder, open_adapter_run
 
 @pytest.fixture
 def foreign(make_sft, tmp_path):
-    """Make an adapter with peft alone, on the embedded base; gives its folder and the configuration's file."""
+    """Make an adapter with peft alone on the embedded base; return its folder and the configuration's file."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -30,7 +30,7 @@ def foreign(make_sft, tmp_path):
     return tmp_path / "foreign", config.source, adapted
 
 
-def test_a_foreign_adapter_is_merged(foreign, tmp_path):
+def test_an_adapter_made_elsewhere_is_merged(foreign, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -47,7 +47,7 @@ def test_a_foreign_adapter_is_merged(foreign, tmp_path):
     assert report["probe"]["update_effect"] > 1
 
 
-def test_a_tensor_that_is_missing_or_idle_is_named(foreign, tmp_path):
+def test_a_missing_or_unused_tensor_is_named(foreign, tmp_path):
     from safetensors.torch import load_file, save_file
 
     folder, config, _ = foreign
@@ -81,7 +81,7 @@ def test_an_adapter_of_another_base(foreign, make_sft, tmp_path):
         merge_adapter(open_adapter_folder(config, str(folder)), str(tmp_path / "merged"), MergeOptions())
 
 
-def test_a_classifier_from_elsewhere_takes_labels_from_its_folder(make_config, train_run, tmp_path):
+def test_a_classifier_made_elsewhere_takes_labels_from_its_folder(make_config, train_run, tmp_path):
     run = train_run(make_config("bert"))
     source = open_adapter_folder(run.config.source, str(run.folder))
     assert source.label_names == ("0", "1")
@@ -95,7 +95,7 @@ def test_a_classifier_from_elsewhere_takes_labels_from_its_folder(make_config, t
         open_adapter_folder(run.config.source, str(bare))
 
 
-def test_what_cannot_be_opened(make_config, tmp_path):
+def test_unusable_sources_are_refused(make_config, tmp_path):
     config = make_config("bert").source
     with pytest.raises(UserError, match=r"has neither adapter_config\.json nor config\.json, so it is not a model"):
         open_adapter_folder(config, str(tmp_path))
@@ -121,7 +121,7 @@ def test_an_adapter_for_another_task(foreign, make_config, tmp_path):
         open_adapter_folder(config, str(folder))
 
 
-def test_what_is_merged_already(make_sft, train_run, tmp_path):
+def test_a_merged_model_is_refused(make_sft, train_run, tmp_path):
     import shutil
 
     run = train_run(make_sft())
@@ -154,6 +154,6 @@ def test_damaged_weights(foreign, tmp_path):
     assert not list(tmp_path.glob("merged*"))
 
 
-def test_a_name_that_is_too_long():
+def test_a_too_long_name_is_reported():
     with pytest.raises(UserError, match="cannot be read: File name too long"):
         open_adapter_run("n" * 300)

@@ -1,6 +1,6 @@
-"""Scores answers by the filters and metrics of the installed lm-evaluation-harness; run by an interpreter that has it.
+"""Score answers by the filters and metrics of the installed lm-evaluation-harness; run by an interpreter that has it.
 
-Reads {"task", "doc", "answer"} a line on standard input, and writes {name: score} a line.
+Reads one {"task", "doc", "answer"} per line on standard input, and writes one {name: score} per line.
 """
 
 import json
@@ -21,7 +21,7 @@ FILES = {"minerva_math": "minerva_math_algebra", "hendrycks_math": "hendrycks_ma
 
 @cache
 def find(task):
-    """Read a task's file, with the functions that it names."""
+    """Load a task's file with the functions it names."""
     home = "longbench" if task.startswith("longbench_") else task
     name = task.removeprefix("longbench_")
     file = TASKS / home / f"{FILES.get(task, name)}.yaml"
@@ -29,7 +29,7 @@ def find(task):
 
 
 def score_gsm8k(config, doc, answer):
-    """Filter an answer by each of the task's filters, and compare."""
+    """Apply each of the task's filters to an answer, and compare."""
     [metric] = config["metric_list"]
     ignored = {key: metric[key] for key in ("regexes_to_ignore", "ignore_case", "ignore_punctuation")}
     found = {}
@@ -44,7 +44,6 @@ def score_gsm8k(config, doc, answer):
 
 
 def main():
-    """Score every line."""
     sys.stdout.write(json.dumps({"version": version("lm_eval")}) + "\n")
     for line in sys.stdin:
         row = json.loads(line)

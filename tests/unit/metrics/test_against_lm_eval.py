@@ -1,7 +1,7 @@
-"""The same answers by ours and by the real lm-evaluation-harness: equal to the last digit, or its known deviation.
+"""Our scores against lm-evaluation-harness's on the same answers: equal to the last digit, or known deviations.
 
 `python -m pytest -m slow -s tests/unit/metrics/test_against_lm_eval.py` prints the table of docs/metrics.md. The
-package needs an environment of its own (`pip install 'lm-eval[math,longbench]==0.4.13'`), whose python LORA_NS_LM_EVAL
+package needs its own environment (`pip install 'lm-eval[math,longbench]==0.4.13'`), whose python LORA_NS_LM_EVAL
 names.
 """
 
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 
 def ask_lm_eval(rows: list[Row]) -> list[dict[str, float]]:
-    """Return what the real package scores each answer."""
+    """Return lm-evaluation-harness's score of each answer."""
     if PYTHON is None:
         pytest.skip("lm-evaluation-harness is not installed, and LORA_NS_LM_EVAL names no python that has it")
     asked = "".join(json.dumps({key: row[key] for key in ("task", "doc", "answer")}) + "\n" for row in rows)
@@ -45,7 +45,7 @@ def ask_lm_eval(rows: list[Row]) -> list[dict[str, float]]:
 
 
 def count(name: str, rows: list[Row], ours: str, scores: list[dict[str, float]], theirs: str) -> list[Row]:
-    """Return the rows whose score differs, and print the line of the table."""
+    """Return the rows whose score differs, and print the table's line."""
     metric = load_metric(ours)
     assert metric.score_rows is not None
     found = metric.score_rows([row["ours"] for row in rows], [row["reference"] for row in rows])
@@ -64,7 +64,7 @@ def read(*parts: str) -> list[Row]:
 
 
 def vary(answer: str, other: str) -> Iterator[str]:
-    """Yield a worked answer, another row's, and the ways in which models write their last line."""
+    """Yield a worked answer, another row's answer, and variants of the last line as models write it."""
     number = answer.rpartition("#### ")[2]
     yield from (answer, other, answer.replace("#### ", ""), answer.replace("####", "The answer is"))
     yield from (f"{answer}.", f"#### ${number}", f"It costs ${number}.", f"#### {number}.00 in all\n#### 7")
@@ -99,7 +99,7 @@ def test_minerva_math() -> None:
 
 
 def test_hendrycks_math() -> None:
-    """It takes all that stands between the first and the last dollar sign; the rules of comparison are the same."""
+    """It takes everything between the first and the last dollar sign; the comparison rules are the same."""
     problems = {row["idx"]: row for row in read("math", "problems.jsonl")}
     scored, rows = read("math", "scored.jsonl"), []
     for row, other in zip(scored, [*scored[8:], *scored[:8]], strict=True):
@@ -110,7 +110,7 @@ def test_hendrycks_math() -> None:
 
 
 def run_python(code: str) -> Any:
-    """Return what a program of the environment that has the package prints last, as JSON."""
+    """Return the last line printed by a program in the package's environment, parsed as JSON."""
     if PYTHON is None:
         pytest.skip("lm-evaluation-harness is not installed, and LORA_NS_LM_EVAL names no python that has it")
     done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
@@ -131,7 +131,7 @@ def test_the_prompt_of_minerva_math() -> None:
 
 
 def test_the_prompt_of_mbpp() -> None:
-    """Its module asks the hub for a metric when it is imported, so that its function is read out of the source."""
+    """Its module downloads a metric from the hub on import, so the function is read from its source."""
     doc = {"text": "Do it.", "test_list": ["assert a", "assert b", "assert c"]}
     prompt = run_python(
         "import json, jinja2, lm_eval.tasks; from pathlib import Path\n"
@@ -152,7 +152,7 @@ def test_the_prompt_of_mbpp() -> None:
 
 
 def test_longbench() -> None:
-    """Their tasks end an answer at a line's end where ours takes its first line; what else differs is listed."""
+    """Their tasks end an answer at a newline, ours takes its first line; other differences are listed."""
     rows = []
     for subset in SUBSET_METRICS:
         read_rows = read("longbench_scored", f"{subset}.jsonl")

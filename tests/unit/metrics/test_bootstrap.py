@@ -1,4 +1,4 @@
-"""The fast bootstrap equals the naive one, is reproducible, and covers as often as it says."""
+"""The fast bootstrap equals the naive one, is reproducible, and has the stated coverage."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "num_labels"), CASES)
-def test_many_at_once_equal_one_by_one(name: str, num_labels: int) -> None:
-    """The vectorised form gives, resample by resample, what the metric's own function gives."""
+def test_vectorised_resamples_equal_single_ones(name: str, num_labels: int) -> None:
+    """Each resample's score equals that of the metric's own function."""
     metric = load_metric(name).for_labels(num_labels)
     predictions, references = check_rows(metric.kind, *rows(metric, num_labels, 12), num_labels)
     rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def test_many_at_once_equal_one_by_one(name: str, num_labels: int) -> None:
     ("name", "num_labels"),
     [("accuracy", 2), ("f1", 4), ("mcc", 2), ("pearson", 1), ("spearmanr", 1), ("mse", 1)],
 )
-def test_interval_is_that_of_the_naive_bootstrap(name: str, num_labels: int) -> None:
+def test_interval_equals_the_naive_bootstraps(name: str, num_labels: int) -> None:
     metric = load_metric(name).for_labels(num_labels)
     pair = rows(metric, num_labels, 150)
     fast = bootstrap_interval(name, *pair, num_labels, num_resamples=4000)
@@ -69,8 +69,8 @@ def test_interval_is_that_of_the_naive_bootstrap(name: str, num_labels: int) -> 
     assert fast[0] < compute_metric(metric.name, *pair, num_labels) < fast[1]
 
 
-def test_accuracy_interval_is_the_binomial_one() -> None:
-    """Independent: the exact quantiles of Binomial(n, p) / n."""
+def test_accuracy_interval_is_binomial() -> None:
+    """Compared with the exact quantiles of Binomial(n, p) / n."""
     from scipy import stats
 
     references = np.zeros(400, dtype=int)
@@ -80,7 +80,7 @@ def test_accuracy_interval_is_the_binomial_one() -> None:
     assert (low, high) == pytest.approx(expected, abs=0.003)
 
 
-def test_pearson_interval_is_scipys() -> None:
+def test_pearson_interval_equals_scipys() -> None:
     from scipy import stats
 
     predictions, references = rows(load_metric("pearson"), 1, 300)
@@ -106,7 +106,7 @@ def test_seed_and_confidence() -> None:
 
 
 @pytest.mark.parametrize("name", ["matthews_correlation", "pearson", "spearmanr", "f1", "accuracy"])
-def test_constant_and_single_rows_are_quiet(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_constant_and_single_rows_give_no_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
     num_labels = 2 if load_metric(name).kind == "classification" else 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -132,7 +132,7 @@ def test_many_labels_and_rows_fit_in_memory() -> None:
     tracemalloc.stop()
 
 
-def test_interval_of_texts_is_the_binomial_one_and_leaves_undefined_rows_out() -> None:
+def test_interval_of_text_scores_is_binomial_and_ignores_undefined_rows() -> None:
     from scipy import stats
 
     references = ["#### 1"] * 400 + ["no answer"] * 50
@@ -147,7 +147,7 @@ def test_interval_of_texts_is_the_binomial_one_and_leaves_undefined_rows_out() -
 
 
 @pytest.mark.parametrize(("right", "num_rows"), [(0, 8), (8, 8), (3, 20), (1, 1), (0, 1319)])
-def test_a_share_has_an_interval_even_where_every_row_is_the_same(right, num_rows):
+def test_a_proportion_has_an_interval_even_if_all_rows_agree(right, num_rows):
     """Compared with scipy's Wilson interval."""
     from scipy.stats import binomtest
 

@@ -1,4 +1,4 @@
-"""Metrics of the library evaluate, by a script of one's own: texts, labels and values, and what goes wrong."""
+"""Metrics of the evaluate library and of the user's own scripts: texts, labels and values, and errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Mine(evaluate.Metric):
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return names of metrics by what they take and give."""
+    """Return metric names by the kind of input and output."""
     folder, found = tmp_path_factory.mktemp("scripts"), {}
     answers = {"one": '{"one": same}', "two": '{"same": same, "rows": len(references), "of": "all"}', "bad": "1 / 0"}
     for name, answer in answers.items():
@@ -69,11 +69,11 @@ def test_one_of_several_values(scripts: dict[str, str]) -> None:
         compute_metric(f"{name}:of", ["a"], ["a"], 1)
 
 
-def test_less_is_better_for_errors() -> None:
+def test_lower_is_better_for_errors() -> None:
     assert [load_metric(f"evaluate:{each}").greater_is_better for each in ("wer", "sacrebleu")] == [False, True]
 
 
-def test_what_goes_wrong_is_said(
+def test_errors_of_a_metric_are_reported(
     scripts: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ConfigError, match=r"bad: cannot score these rows: .*division by zero"):
@@ -94,7 +94,7 @@ def test_names_are_checked_before_anything_is_loaded(scripts: dict[str, str]) ->
         SetSection(name="gsm8k", metrics=["evaluate:./nowhere"])
 
 
-def test_of_answers_that_are_there(scripts: dict[str, str], tmp_path: Path) -> None:
+def test_scoring_of_stored_answers(scripts: dict[str, str], tmp_path: Path) -> None:
     from tests.commands.in_process import command
 
     file = tmp_path / "mine.jsonl"
@@ -112,7 +112,9 @@ def test_of_answers_that_are_there(scripts: dict[str, str], tmp_path: Path) -> N
     assert list(found["interval"]) == ["exact_match"]
 
 
-def test_a_classifiers_score_and_whose_word_counts(scripts: dict[str, str], make_config: Callable[..., Any]) -> None:
+def test_a_classifiers_own_metric_needs_consent_to_be_run_again(
+    scripts: dict[str, str], make_config: Callable[..., Any]
+) -> None:
     from tests.commands.in_process import command
 
     name = scripts["one_float"]

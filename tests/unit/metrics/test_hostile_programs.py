@@ -1,4 +1,4 @@
-"""What programs get that nobody should run: none harms the machine, and none but the last ones passes its tests."""
+"""Hostile programs: none harms the machine, and only the last ones pass their tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMED = f"import ctypes, os, time\nctypes.CDLL(None).prctl(15, b'{DAEMON}', 0, 0
 
 @dataclass(frozen=True)
 class Hostile:
-    """One program: what it does, its text, and how it has to end."""
+    """A program: what it attempts, its source, and how it has to end."""
 
     name: str
     program: str
@@ -92,7 +92,7 @@ PASSING = (
 
 @pytest.fixture(scope="module")
 def missing() -> list[str]:
-    """Tell which guards this system lacks."""
+    """Return the guards that this system lacks."""
     limits = [f"{name}={value}" for name, value in pass_at_k._LIMITS.items()]
     words = [sys.executable, "-I", str(Path(pass_at_k.__file__).with_name("sandbox.py")), *limits]
     done = subprocess.run(words, input="", capture_output=True, text=True, check=True)
@@ -103,7 +103,7 @@ def missing() -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
-    """Yield a folder with a file and a socket that programs must not reach, and a port where a server listens."""
+    """Yield a folder with a file and a socket that programs must not reach, and the port of a running server."""
     monkeypatch.setattr(pass_at_k._Consent, "given", True)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("mine")
@@ -127,7 +127,7 @@ def check(hostile: tuple[Hostile, ...], place: dict[str, object], missing: list[
     assert not [name for name in names if name.strip() == DAEMON]
 
 
-def test_what_hostile_programs_get(
+def test_hostile_programs_are_contained(
     place: dict[str, object], missing: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(pass_at_k._LIMITS, "seconds", 25.0)  # none takes it, however busy the machine is
@@ -135,24 +135,22 @@ def test_what_hostile_programs_get(
 
 
 @pytest.mark.slow
-def test_what_endless_programs_get(place: dict[str, object], missing: list[str]) -> None:
+def test_endless_programs_are_stopped(place: dict[str, object], missing: list[str]) -> None:
     check(SLOW, place, missing)
 
 
-def test_what_a_program_can_still_do(place: dict[str, object], missing: list[str]) -> None:
-    """Tests and program share a process: docs/security.md says so."""
+def test_known_ways_to_pass_by_cheating(place: dict[str, object], missing: list[str]) -> None:
+    """Tests and program share a process, as docs/security.md says."""
     check(PASSING, place, missing)
 
 
-def test_the_page_lists_them_all() -> None:
+def test_the_security_page_lists_all_of_them() -> None:
     page = (Path(__file__).parents[3] / "docs" / "security.md").read_text("utf-8")
     for each in (*QUICK, *SLOW, *PASSING):
         assert f"| {each.name} |" in page, each.name
 
 
-def test_a_program_is_told_nothing_of_the_environment(
-    place: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_sees_no_environment_variables(place: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     [result] = run_programs(["import os\nassert set(os.environ) <= {'OMP_NUM_THREADS', 'PATH', 'LC_ALL'}, os.environ"])
     assert result == "passed"

@@ -1,4 +1,4 @@
-"""LongBench: each score by hand, a whole run against the official scorer, and the mistakes of its command."""
+"""LongBench: each score by hand, a whole run against the official scorer, and errors of its command."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def test_rouge_of_a_sentence_longer_than_the_recursion_limit() -> None:
     assert score_prediction("qmsum", text, [text]) == pytest.approx(1, abs=1e-7)
 
 
-def test_rouge_is_that_of_the_package() -> None:
-    """The file holds texts of few words with the scores that package rouge 1.0.1 gave them."""
+def test_rouge_equals_the_rouge_packages() -> None:
+    """The file holds short texts with the scores of package rouge 1.0.1."""
     pairs = json.loads((Path(__file__).parent / "rouge_package_scores.json").read_text("utf-8"))
     assert len(pairs) == 200
     assert len({score for *_, score in pairs}) > 50
@@ -126,7 +126,7 @@ def test_classification(prediction: str, classes: list[str], expected: float) ->
     assert score_prediction("trec", prediction, ["Date"], classes) == expected
 
 
-def test_classification_skips_the_class_after_one_it_took_out() -> None:
+def test_classification_skips_the_class_after_a_removed_one() -> None:
     answer = "Food or drink"
     assert score_prediction("trec", answer, [answer], ["Food", answer, "drink"]) == 1.0
     assert score_prediction("trec", answer, [answer], ["Food", "drink", answer]) == 0.5
@@ -182,14 +182,14 @@ def test_code_similarity_by_insertions_and_deletions(prediction: str, answer: st
 
 
 @pytest.mark.parametrize(("subset", "percent"), [("lcc", 56.88), ("repobench-p", 51.6)])
-def test_real_code_by_the_other_similarity(subset: str, percent: float) -> None:
-    """As rapidfuzz gives it; by difflib the official 54.57 and 48.74."""
+def test_insertion_deletion_similarity_of_real_code(subset: str, percent: float) -> None:
+    """By rapidfuzz; difflib gives the official 54.57 and 48.74."""
     if not REAL.is_dir():
         pytest.skip(f"LongBench's scored predictions are not in {REAL} (LORA_NS_REAL_DATA)")
     assert score_subset(subset, read_predictions(REAL / f"{subset}.jsonl"), "levenshtein") == percent
 
 
-def test_code_similarity_is_difflibs_and_not_an_edit_distance() -> None:
+def test_code_similarity_is_difflibs_not_an_edit_distance() -> None:
     """The longest block, "pq", leaves nothing else in order; the longest common subsequence, "abc", would give 0.4."""
     assert score_prediction("lcc", "pqa-b-c", ["a.b.c.pq"]) == 0.27  # 2 * 2 / 15
 
@@ -205,7 +205,7 @@ def test_a_subset_is_the_mean_in_percent() -> None:
     assert score_subset("qasper", rows) == 33.33
 
 
-def test_the_classes_of_the_last_row_count_for_all() -> None:
+def test_the_classes_of_the_last_row_apply_to_all() -> None:
     rows = [Prediction("Date, Food", ("Date",), ("Date", "Food")), Prediction("Date, Food", ("Date",), ("Date",))]
     assert score_subset("trec", rows) == 100
 
@@ -229,7 +229,7 @@ def test_official_scores(subset: str) -> None:
     assert score_subset(subset, read_predictions(REAL / f"{subset}.jsonl")) == official[subset]
 
 
-def test_door_prints_json_and_imports_no_torch(tmp_path: Path) -> None:
+def test_the_command_prints_json_and_imports_no_torch(tmp_path: Path) -> None:
     write(tmp_path, "lcc", row("abc", "abd"))
     write(tmp_path, "qasper", row(), row("dog"), row(length=9000))
     (tmp_path / "result.json").write_text("{}")
@@ -255,14 +255,14 @@ def test_door_prints_json_and_imports_no_torch(tmp_path: Path) -> None:
     assert math.isnan(answer["qasper"]["4-8k"])
 
 
-def test_door_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, "qasper", row(), row("dog"))
     assert run_cli(main, build(), [str(tmp_path)]) == 0
     words = capsys.readouterr().out.split()
     assert words == ["qasper", "50.00", "single-doc", "QA", "50.00", "average", "50.00"]
 
 
-def test_door_prints_averages_by_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_averages_by_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, "qasper", row(), row("dog", length=5000))
     write(tmp_path, "trec", row(all_classes=["cat"]))
     assert run_cli(main, build(), [str(tmp_path), "--e"]) == 0
@@ -275,7 +275,7 @@ def test_door_prints_averages_by_length(tmp_path: Path, capsys: pytest.CaptureFi
     ]
 
 
-def test_averages_weigh_every_category_the_same() -> None:
+def test_averages_weight_every_category_equally() -> None:
     values = {"qasper": 10.0, "narrativeqa": 20.0, "lcc": 50.0, "trec": math.nan}
     assert average_by_category(values) == {"single-doc QA": 15.0, "code": 50.0, "average": 32.5}
     assert average_by_category({"qasper_e": 4.0}) == {"single-doc QA": 4.0, "average": 4.0}
@@ -285,7 +285,7 @@ def test_averages_weigh_every_category_the_same() -> None:
     assert whole["average"] == pytest.approx(sum(list(whole.values())[:6]) / 6)
 
 
-def test_the_metric_of_a_row_is_its_subsets() -> None:
+def test_a_rows_metric_is_that_of_its_subset() -> None:
     metric = load_metric("longbench_score")
     rows = [
         ("\nParis\nRome", {"subset": "triviaqa", "answers": ["Rome", "Paris"], "all_classes": []}, 1.0),
@@ -312,7 +312,7 @@ def test_the_metric_of_a_row_is_its_subsets() -> None:
         ("qasper_e", row(), [], "LongBench has no subset 'qasper_e'; it has narrativeqa, "),
     ],
 )
-def test_mistakes_are_one_sentence(
+def test_mistakes_are_reported_in_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     subset: str,
@@ -334,7 +334,7 @@ def test_folders_without_predictions(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "holds no predictions" in capsys.readouterr().err
 
 
-def test_files_that_hold_no_rows(tmp_path: Path) -> None:
+def test_files_without_rows(tmp_path: Path) -> None:
     (tmp_path / "trec.jsonl").mkdir()
     with pytest.raises(DataError, match=r"trec\.jsonl: cannot be read \("):
         read_predictions(tmp_path / "trec.jsonl")

@@ -1,4 +1,4 @@
-"""Every rule by which an answer is read, case by case, and against the benchmarks' rules written out again here."""
+"""Every rule for extracting an answer, case by case, and against reimplementations of the benchmarks' rules."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_whole_reference(text: str, answer: int | None) -> None:
 
 
 def lm_eval(text: str, pattern: str, which: int) -> str:
-    """Do what lm-eval's RegexFilter and exact_match do, written from their description."""
+    """Apply lm-eval's RegexFilter and exact_match, reimplemented from their description."""
     found = re.findall(pattern, text)
     answer = "[invalid]"
     if found:
@@ -133,7 +133,7 @@ def lm_eval(text: str, pattern: str, which: int) -> str:
 
 
 def meta_math(completion: str) -> int | None:
-    """Do what MetaMath's extract_answer_number does, written from its description."""
+    """Apply MetaMath's extract_answer_number, reimplemented from its description."""
     if "The answer is: " not in completion:
         return None
     found = re.search(r"[\-+]?\d*[\.,/]?\d+", completion.rsplit("The answer is: ", maxsplit=1)[-1].strip())
@@ -157,7 +157,7 @@ def random_texts(number: int) -> list[str]:
     return ["".join(draw.choices(parts, k=draw.randint(1, 14))) for _ in range(number)]
 
 
-def test_rules_equal_those_written_out_again() -> None:
+def test_rules_equal_independent_reimplementations() -> None:
     texts = [text for text in random_texts(20_000) if not re.search(r"/0\d", text)]
     strict = [lm_eval(text, r"#### (\-?[0-9\.\,]+)", 0) for text in texts]
     flexible = [lm_eval(text, r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1) for text in texts]
@@ -188,7 +188,7 @@ def test_scores_of_a_row(prediction: str, reference: str, expected: dict[str, fl
     assert compute_metrics(expected, [prediction], [reference], 1) == expected
 
 
-def test_references_without_an_answer_are_left_out_and_a_set_of_them_is_undefined(
+def test_references_without_an_answer_are_ignored_and_a_set_of_them_is_undefined(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     references = ["#### 1", r"The answer is: \frac{1}{2}", "#### 2", "#### 3"]
@@ -204,8 +204,8 @@ def test_references_without_an_answer_are_left_out_and_a_set_of_them_is_undefine
     ]
 
 
-def test_official_rows_are_right_about_themselves() -> None:
-    """The references of the real test split, taken as predictions, are all right."""
+def test_official_references_are_correct_against_themselves() -> None:
+    """The references of the real test split, used as predictions, are all correct."""
     import os
     from pathlib import Path
 

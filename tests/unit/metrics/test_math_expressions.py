@@ -1,4 +1,4 @@
-"""Formulas by each rule, case by case, and the rules side by side on 800 real answers."""
+"""Math expressions by each rule, case by case, and the rules compared on 800 real answers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_different_by_the_string_rules(one: str, other: str) -> None:
     assert not is_equivalent(one, other)
 
 
-def test_what_breaks_a_rule_is_told_apart() -> None:
+def test_malformed_expressions() -> None:
     with pytest.raises(IndexError):
         clean_expression(r"\sqrt")
     with pytest.raises(ValueError, match="two units"):
@@ -94,7 +94,7 @@ def test_what_breaks_a_rule_is_told_apart() -> None:
         ("The answer is: ", ""),
     ],
 )
-def test_metamaths_mark(text: str, found: str | None) -> None:
+def test_metamath_answer_marker(text: str, found: str | None) -> None:
     assert find_meta_math_expression(text) == found
 
 
@@ -112,7 +112,7 @@ def test_metamaths_mark(text: str, found: str | None) -> None:
         ("12 square feet", "12"),
     ],
 )
-def test_minervas_form(answer: str, normal: str) -> None:
+def test_minerva_answer_format(answer: str, normal: str) -> None:
     assert normalize_minerva(answer) == normal
 
 
@@ -129,7 +129,7 @@ def test_minervas_form(answer: str, normal: str) -> None:
         ("", set()),
     ],
 )
-def test_each_metric_reads_the_answer_where_its_source_does(prediction: str, right: set[str]) -> None:
+def test_each_metric_extracts_the_answer_like_its_source(prediction: str, right: set[str]) -> None:
     pytest.importorskip("math_verify")
     names = ("math_equivalence", "math_metamath", "math_minerva", "math_verify")
     scores = {name: compute_metric(name, [prediction], [GOLD], 1) for name in names}
@@ -138,7 +138,7 @@ def test_each_metric_reads_the_answer_where_its_source_does(prediction: str, rig
     assert bare == scores, "a reference is a solution, or its answer alone"
 
 
-def test_what_sympy_cannot_read_is_compared_as_it_stands() -> None:
+def test_answers_sympy_cannot_parse_are_compared_as_text() -> None:
     pytest.importorskip("antlr4")
     said = "Final Answer: The final answer is {}. I hope it is correct."
     minerva = load_metric("math_minerva")
@@ -147,8 +147,8 @@ def test_what_sympy_cannot_read_is_compared_as_it_stands() -> None:
     assert list(minerva.score_rows(answers, golds)) == [1, 0, 0, 0, 1]
 
 
-def test_rules_side_by_side_on_real_answers() -> None:
-    """They were judged by a symbolic grader; where a rule says otherwise stands here, answer by answer."""
+def test_rules_compared_on_real_answers() -> None:
+    """A symbolic grader judged them; every disagreement of a rule is listed here, answer by answer."""
     pytest.importorskip("math_verify")
     if not SCORED.is_file():
         pytest.skip(f"MATH's scored answers are not in {SCORED.parent} (LORA_NS_REAL_DATA)")

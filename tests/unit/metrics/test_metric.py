@@ -1,4 +1,4 @@
-"""Metrics equal hand-written formulas and the libraries, and never give nan."""
+"""Metrics equal hand-written formulas and reference libraries, and never return nan."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PLAIN = [name for name in registry.names("metrics") if not load_metric(name).ref
 
 
 def labels(num_labels: int, num_rows: int = 500) -> tuple[np.ndarray, np.ndarray]:
-    """Draw references and predictions that agree on about two rows of three."""
+    """Draw references and predictions that agree on about two thirds of the rows."""
     references = RNG.integers(num_labels, size=num_rows)
     noise = RNG.integers(num_labels, size=num_rows)
     return np.where(RNG.random(num_rows) < 0.6, references, noise), references
 
 
 def counts(predictions: np.ndarray, references: np.ndarray, label: int) -> tuple[int, int, int]:
-    """Count hits, false alarms and misses of a label, row by row."""
+    """Count true positives, false positives and false negatives of a label, row by row."""
     pairs = list(zip(predictions.tolist(), references.tolist(), strict=True))
     return (
         sum(p == label and r == label for p, r in pairs),
@@ -46,7 +46,7 @@ def by_hand(name: str, predictions: np.ndarray, references: np.ndarray, label: i
 
 
 @pytest.mark.parametrize("name", ["f1", "precision", "recall"])
-def test_binary_scores_are_those_of_label_1(name: str) -> None:
+def test_binary_scores_refer_to_label_1(name: str) -> None:
     predictions, references = labels(2)
     assert compute_metrics([name], predictions, references, 2) == {
         name: pytest.approx(by_hand(name, predictions, references, 1), abs=1e-14)
@@ -54,7 +54,7 @@ def test_binary_scores_are_those_of_label_1(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["f1", "precision", "recall"])
-def test_more_labels_are_averaged_and_named_so(name: str) -> None:
+def test_multiclass_scores_are_averaged_and_named_macro(name: str) -> None:
     predictions, references = labels(4)
     expected = np.mean([by_hand(name, predictions, references, label) for label in range(4)])
     assert compute_metrics([name], predictions, references, 4) == {f"{name}_macro": pytest.approx(expected)}
@@ -71,7 +71,7 @@ def test_macro_of_two_labels_is_not_the_binary_score() -> None:
     assert both["f1"] != pytest.approx(mean)
 
 
-def test_macro_leaves_out_labels_that_do_not_occur() -> None:
+def test_macro_ignores_absent_labels() -> None:
     predictions, references = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
     mean = np.mean([by_hand("recall", predictions, references, label) for label in (0, 1)])
     assert compute_metric("recall", predictions, references, 5) == pytest.approx(mean)
@@ -195,7 +195,7 @@ def test_names() -> None:
         load_metric("acuracy")
 
 
-def test_what_a_text_is_judged_by() -> None:
+def test_metrics_for_texts() -> None:
     assert load_metric("rouge_l").takes("text")
     assert not load_metric("rouge_l").takes({"correct": []})
     judged = load_metric("truthfulqa_accuracy")
@@ -207,7 +207,7 @@ def test_what_a_text_is_judged_by() -> None:
 
 
 @pytest.mark.parametrize("name", registry.names("metrics"))
-def test_room_names_its_metric(name: str) -> None:
+def test_every_metric_has_a_range_and_a_description(name: str) -> None:
     metric = load_metric(name)
     assert metric.name == name
     assert metric.low < metric.high
@@ -228,37 +228,37 @@ def test_reading_names_imports_no_library() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_guesses_the_most_frequent_training_label(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_baseline_predicts_the_most_frequent_training_label(caplog: pytest.LogCaptureFixture) -> None:
     train, validation = np.array([1, 1, 1, 0]), np.array([0, 0, 0, 1])
     values = majority_baseline(["accuracy", "f1", "mcc"], train, validation, 2)
     assert values == {"accuracy": 0.25, "f1": pytest.approx(0.4), "matthews_correlation": 0.0}
     assert not caplog.records
 
 
-def test_equal_frequencies_take_the_lowest_label() -> None:
+def test_the_baseline_takes_the_lowest_of_equally_frequent_labels() -> None:
     assert majority_baseline(["acc"], np.array([2, 1, 1, 2]), np.array([1, 1, 2]), 3)["accuracy"] == pytest.approx(
         2 / 3
     )
 
 
-def test_more_labels_are_named_macro() -> None:
+def test_multiclass_baselines_are_named_macro() -> None:
     assert list(majority_baseline(["f1"], np.array([0, 1, 2, 2]), np.array([0, 1, 2]), 3)) == ["f1_macro"]
 
 
-def test_regression_guesses_the_training_mean() -> None:
+def test_the_regression_baseline_predicts_the_training_mean() -> None:
     train, validation = np.array([0.0, 1.0, 5.0]), np.array([[1.0], [4.0]])
     values = majority_baseline(["pearson", "mse"], train, validation, 1)
     assert values == {"pearson": 0.0, "mse": pytest.approx(((2 - 1) ** 2 + (2 - 4) ** 2) / 2)}
 
 
-def test_real_shares() -> None:
-    """MRPC's majority class, as published: 68.4 % of 408 rows are paraphrases, F1 81.2."""
+def test_mrpc_majority_baseline() -> None:
+    """As published: 68.4 % of 408 rows are paraphrases, F1 81.2."""
     validation = np.repeat([1, 0], [279, 129])
     values = majority_baseline(["accuracy", "f1"], np.array([1, 1, 0]), validation, 2)
     assert values == {"accuracy": pytest.approx(0.6838, abs=5e-5), "f1": pytest.approx(0.8122, abs=5e-5)}
 
 
-def test_nothing_asked_and_nothing_given() -> None:
+def test_baseline_without_metrics_or_labels() -> None:
     assert majority_baseline([], np.array([1]), np.array([1]), 2) == {}
     with pytest.raises(ValueError, match="at least one training label"):
         majority_baseline(["accuracy"], np.array([]), np.array([1]), 2)

@@ -1,4 +1,4 @@
-"""What a metric of the user's own gives is looked at, and what it raises is one sentence with its line."""
+"""The results of a user's own metric are checked, and its exceptions are reported in one sentence with their line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def lab(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_scores_that_are_none_are_refused(name: str, lab: Path) -> None:
+def test_invalid_scores_are_refused(name: str, lab: Path) -> None:
     score_rows = load_metric(name).score_rows
     assert score_rows is not None
     with pytest.raises(UserError) as refused:
@@ -46,7 +46,7 @@ def test_scores_that_are_none_are_refused(name: str, lab: Path) -> None:
     assert BODIES[name][1] in str(refused.value)
 
 
-def test_what_it_raises_is_told_with_its_line(lab: Path) -> None:
+def test_exceptions_are_reported_with_their_line(lab: Path) -> None:
     score_rows = load_metric("raises").score_rows
     assert score_rows is not None
     with pytest.raises(ZeroDivisionError) as raised:

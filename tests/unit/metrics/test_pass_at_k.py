@@ -1,4 +1,4 @@
-"""pass@k: the estimator, the programs that are put together, and the official evaluator beside ours."""
+"""pass@k: the estimator, how programs are assembled, and a comparison with the official evaluator."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ TEST = "def check(f):\n    assert f() == 2"
 
 @pytest.fixture
 def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let programs run in this test."""
+    """Allow programs to run in this test."""
     monkeypatch.setattr(pass_at_k._Consent, "given", True)
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(5, 2, 1), (5, 2, 2), (6, 3, 4), (4, 0, 2), (4, 4, 3), (7, 1, 7)])
-def test_the_estimate_is_the_mean_over_all_choices(n: int, c: int, k: int) -> None:
+def test_the_estimate_equals_the_mean_over_all_subsets(n: int, c: int, k: int) -> None:
     passed = np.array([1.0] * c + [0.0] * (n - c))
     chosen = [any(passed[list(each)]) for each in combinations(range(n), k)]
     assert estimate_pass_at_k(passed, k) == pytest.approx(sum(chosen) / len(chosen), abs=1e-12)
@@ -44,13 +44,13 @@ def test_fewer_answers_than_k_have_no_estimate() -> None:
     assert load_metric("pass_at_10").num_answers == 10
 
 
-def test_nothing_runs_without_consent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_do_not_run_without_consent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pass_at_k._Consent, "given", False)
     with pytest.raises(ConfigError, match=r"evaluation.allow_code_execution: .*--allow_code_execution"):
         compute_metric("pass_at_1", ["x = 1"], [{"before": "", "tests": ""}], 1)
 
 
-def test_programs_of_a_chat(allowed: None) -> None:
+def test_programs_from_chat_answers(allowed: None) -> None:
     head = 'import math\n\n\ndef two():\n    """Give 2."""\n'
     reference = {"before": head, "tests": f"{TEST}\ncheck(two)", "entry_point": "two", "fenced": True}
     answers = {
@@ -65,14 +65,14 @@ def test_programs_of_a_chat(allowed: None) -> None:
     assert [each[: len(right)] for each, right in zip(found, answers.values(), strict=True)] == [*answers.values()]
 
 
-def test_the_clock_and_odd_texts(allowed: None) -> None:
+def test_programs_with_unusual_text(allowed: None) -> None:
     assert run_programs(["x = '\ud800'", "x = '\u00e9' * 3", "raise ValueError('a\\x1b[31m')"]) == [
         "passed", "passed", "failed: ValueError: a\x1b[31m",
     ]  # fmt: skip
 
 
 def test_the_official_example(allowed: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the official README says: {'pass@1': 0.4999999999999999}."""
+    """From the official README: {'pass@1': 0.4999999999999999}."""
     if not REAL.is_dir():
         pytest.skip(f"HumanEval is not in {REAL} (LORA_NS_REAL_DATA)")
     from tests.commands.in_process import command
@@ -96,7 +96,7 @@ def test_the_official_example(allowed: None, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 def test_equal_to_the_official_evaluator(allowed: None, tmp_path: Path) -> None:
-    """All 164 official solutions, and as many spoilt ones: each gets what openai/human-eval gives it."""
+    """All 164 official solutions and as many corrupted ones get the verdict of openai/human-eval."""
     if not (REAL / "HumanEval.jsonl.gz").is_file():
         pytest.skip(f"HumanEval is not in {REAL} (LORA_NS_REAL_DATA)")
     if OFFICIAL is None:

@@ -1,4 +1,4 @@
-"""Overlap of words: SQuAD's F1, ROUGE-L as the package counts it, and Chinese characters as words."""
+"""Word overlap: SQuAD's F1, ROUGE-L as the rouge package computes it, and Chinese characters as words."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_token_f1(prediction: str, reference: str, expected: float) -> None:
     assert score("token_f1", prediction, reference) == pytest.approx(expected, abs=1e-12)
 
 
-def test_exact_match_strips_and_nothing_else() -> None:
+def test_exact_match_only_strips_whitespace() -> None:
     assert [score("exact_match", text, "Yes") for text in (" Yes\n", "yes", "Yes.", "")] == [1, 0, 0, 0]
 
 
@@ -77,7 +77,7 @@ def random_latin(number: int) -> list[str]:
     return [" ".join(draw.choices(words, k=draw.randint(0, 12))) for _ in range(number)]
 
 
-def test_rouge_l_is_the_packages_for_latin_text() -> None:
+def test_rouge_l_equals_the_packages_for_latin_text() -> None:
     from nltk.stem.porter import PorterStemmer
     from rouge_score import rouge_scorer, tokenize
 
@@ -113,7 +113,7 @@ def test_rouge_l_of_chinese_counts_characters() -> None:
 
 @pytest.mark.parametrize("subset", ["2wikimqa", "hotpotqa", "musique"])
 def test_token_f1_gives_longbenchs_official_scores(subset: str) -> None:
-    """Their qa_f1 is the best over the answers; the predictions and scores are the benchmark's own, all in English."""
+    """Their qa_f1 is the best over the answers; predictions and scores are the benchmark's own, all in English."""
     folder = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "longbench_scored"
     if not folder.exists():
         pytest.skip(f"LongBench's scored predictions are not in {folder}")

@@ -1,4 +1,4 @@
-"""TruthfulQA: nearest right against nearest wrong reference, by a named scorer, once for each row."""
+"""TruthfulQA: nearest correct against nearest incorrect reference, by a named scorer, computed once per row."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_scorers() -> None:
     )
 
 
-def test_bleurt_that_is_not_there_is_one_sentence() -> None:
+def test_missing_bleurt_is_reported_in_one_sentence() -> None:
     from importlib.util import find_spec
 
     if find_spec("bleurt") is not None:

@@ -31,7 +31,7 @@ def build_tokenizer(special: tuple[str, ...] = SPECIAL, **roles):
 
 
 def build_byte_tokenizer():
-    """Build a byte-level tokenizer, the only sort that transformers loads for qwen2; its pad is its eos."""
+    """Build a byte-level tokenizer, the only kind that transformers loads for qwen2; its pad is its eos."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -76,7 +76,7 @@ def build_config(kind: str, vocab_size: int = len(SPECIAL) + len(WORDS), **value
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    """Tiny matrices gain nothing from threads, and lose much when the cores are shared."""
+    """Use one thread: tiny matrices gain nothing from more, and lose much on shared cores."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Loading for a task: padding, labels, heads that are new and heads that are not."""
+"""Loading for a task: padding, labels, new heads and trained heads."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_a_batch_of_different_lengths_scores_as_one_by_one(load, kind):
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
 def test_a_decoder_classifier_needs_the_pad_id(load, kind):
-    """Without it a batch fails: what load_base_model sets is what makes the test above pass."""
+    """Without it a batch fails; the test above passes only because load_base_model sets it."""
     model, tokenizer = load(kind)
     model.config.pad_token_id = None
     with pytest.raises(ValueError, match="batch sizes > 1"):
         logits_of(model, tokenizer, TEXTS)
 
 
-def test_pad_equal_to_eos_still_scores_a_batch_right(load, make_checkpoint, tokenizer_of):
+def test_pad_equal_to_eos_scores_a_batch_correctly(load, make_checkpoint, tokenizer_of):
     roles = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
     folder = make_checkpoint("gpt2", tokenizer=tokenizer_of(("<|endoftext|>",), **roles))
     model, tokenizer = load("gpt2", folder=folder)
@@ -99,31 +99,31 @@ class TestLabelsOfAFineTunedCheckpoint:
         head = HeadSpec(len(names), names, "single_label_classification")
         return load_base_model(section, load_tokenizer(section), head, seed=5)
 
-    def test_the_checkpoints_order_is_used(self, section):
+    def test_the_checkpoints_label_order_is_used(self, section):
         data = ("entailment", "neutral", "contradiction")
         assert read_label_order(section, data) == ("contradiction", "neutral", "entailment")
         assert read_label_order(section, ("no", "maybe", "yes")) == ("no", "maybe", "yes")
         assert read_label_order(section, ("entailment", "neutral")) == ("entailment", "neutral")
         assert read_label_order(section, ()) == ()
 
-    def test_an_unnamed_head_gives_no_order(self, config_of):
+    def test_a_head_without_label_names_gives_no_order(self, config_of):
         config = config_of("bert", num_labels=2)
         assert label_order(config, ("LABEL_1", "LABEL_0")) == ("LABEL_1", "LABEL_0")
 
-    def test_same_names_are_quiet(self, section, caplog):
+    def test_matching_label_names_give_no_warning(self, section, caplog):
         with caplog.at_level(logging.INFO, logger="utils"):
             model = self.load(section, ("contradiction", "neutral", "entailment"))
         assert not [record for record in caplog.records if record.levelno > logging.INFO]
         assert model.config.id2label[0] == "contradiction"
 
-    def test_other_names_keep_the_head_with_a_warning(self, section, caplog):
+    def test_different_label_names_keep_the_head_with_a_warning(self, section, caplog):
         with caplog.at_level(logging.WARNING):
             model = self.load(section, ("no", "maybe", "yes"))
         assert "CONTRADICTION, NEUTRAL, ENTAILMENT; it is kept and now means no, maybe, yes" in caplog.text
         kept = self.load(section, ("contradiction", "neutral", "entailment"))
         assert torch.equal(model.classifier.weight, kept.classifier.weight)
 
-    def test_another_number_makes_a_new_head_with_a_warning(self, section, caplog):
+    def test_another_number_of_labels_makes_a_new_head_with_a_warning(self, section, caplog):
         with caplog.at_level(logging.INFO, logger="utils"):
             model = self.load(section, ("no", "yes"))
         assert model.classifier.weight.shape == (2, 32)
@@ -132,7 +132,7 @@ class TestLabelsOfAFineTunedCheckpoint:
         assert "pooler" not in caplog.text, "the fine-tuned pooler fits and must be kept"
 
 
-def test_what_is_new_is_said_in_one_line(load, caplog):
+def test_new_modules_are_reported_in_one_line(load, caplog):
     with caplog.at_level(logging.INFO, logger="utils"):
         load("bert", seed=42)
     lines = [record.getMessage() for record in caplog.records if "New in the model" in record.getMessage()]
@@ -140,7 +140,7 @@ def test_what_is_new_is_said_in_one_line(load, caplog):
 
 
 @pytest.mark.parametrize(("kind", "labels"), [("bert", None), ("distilbert", None)])
-def test_an_encoder_cannot_write(load, kind, labels):
+def test_an_encoder_cannot_be_a_language_model(load, kind, labels):
     with pytest.raises(ModelError, match=r"MaskedLM.*generates no text.*CAUSAL_LM"):
         load(kind, num_labels=labels)
 
@@ -164,7 +164,7 @@ def test_missing_layers_are_refused(make_checkpoint, load, num_labels):
         load("llama", num_labels=num_labels, folder=folder)
 
 
-def test_layers_without_a_place_are_warned_of(make_checkpoint, load, caplog):
+def test_unused_weights_are_warned_about(make_checkpoint, load, caplog):
     folder = make_checkpoint("llama")
     config = json.loads((folder / "config.json").read_text())
     load("llama", num_labels=None, folder=folder)
@@ -179,7 +179,7 @@ def test_layers_without_a_place_are_warned_of(make_checkpoint, load, caplog):
         load("llama", folder=folder)
 
 
-def test_layers_of_another_shape_are_refused(make_checkpoint, load):
+def test_weights_of_another_shape_are_refused(make_checkpoint, load):
     folder = make_checkpoint("llama")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
@@ -221,7 +221,7 @@ def test_flash_attention_without_gpu(load):
             load("llama", attn_implementation="flex_attention")
 
 
-def test_remote_code_is_said(load, caplog):
+def test_remote_code_is_reported(load, caplog):
     with caplog.at_level(logging.INFO, logger="utils"):
         model, _ = load("llama", trust_remote_code=True)
     assert "trust_remote_code has no effect" in caplog.text

@@ -1,4 +1,4 @@
-"""A new head depends on the seed alone; a trained one is left alone."""
+"""A new head depends only on the seed; a trained head is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADS = {
 
 
 def split(model):
-    """Part a model's weights into those of the new modules and the others."""
+    """Split a model's weights into those of the new modules and the others."""
     modules = tuple(f"{name}." for name in list_new_modules(model))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     new = {name: tensor for name, tensor in state.items() if name.startswith(modules)}
@@ -43,8 +43,8 @@ def test_the_head_depends_on_the_seed_only(make_checkpoint, load, kind):
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_redrawing_touches_nothing_else_and_has_the_librarys_spread(load, kind):
-    """The library's own draw, averaged over many seeds of ours, has the same standard deviation."""
+def test_redrawing_changes_only_the_head_and_keeps_the_librarys_standard_deviation(load, kind):
+    """The library's own initialisation, averaged over many seeds, has the same standard deviation."""
     model, _ = load(kind, seed=None)
     library, body = split(model)
     draws = []
@@ -61,7 +61,7 @@ def test_redrawing_touches_nothing_else_and_has_the_librarys_spread(load, kind):
             assert 0.6 < spread / tensor.std() < 1.7, f"{name}: {spread} against {tensor.std()}"
 
 
-def test_precision_and_random_state_do_not_matter(load):
+def test_the_head_does_not_depend_on_dtype_or_random_state(load):
     full, _ = load("bert", seed=42)
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -73,7 +73,7 @@ def test_precision_and_random_state_do_not_matter(load):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_trained_head_is_not_touched(load, tmp_path):
+def test_a_trained_head_is_not_changed(load, tmp_path):
     model, tokenizer = load("bert")
     model.save_pretrained(tmp_path / "saved")
     tokenizer.save_pretrained(tmp_path / "saved")
@@ -84,7 +84,7 @@ def test_a_trained_head_is_not_touched(load, tmp_path):
     assert same(again.state_dict(), before)
 
 
-def test_the_new_head_still_trains(load):
+def test_the_new_head_is_trainable(load):
     model, tokenizer = load("llama")
     model(**tokenizer(["w1 w2"], return_tensors="pt"), labels=torch.tensor([1])).loss.backward()
     assert model.score.weight.grad.abs().sum() > 0

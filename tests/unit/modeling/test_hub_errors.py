@@ -43,7 +43,7 @@ for values in json.loads(sys.argv[1]):
 
 
 def load_elsewhere(tmp_path: Path, sections: list[dict], **environment: str) -> list[tuple[str, float]]:
-    """Load in a process of its own, since huggingface_hub reads the environment when it is imported."""
+    """Load in a separate process, since huggingface_hub reads the environment on import."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(sections)],
@@ -58,7 +58,7 @@ def load_elsewhere(tmp_path: Path, sections: list[dict], **environment: str) -> 
 
 
 def cache(tmp_path: Path, folder: Path, name: str) -> None:
-    """Put a checkpoint into the hub's cache as a download of the main branch leaves it."""
+    """Store a checkpoint in the hub's cache as a download of the main branch leaves it."""
     repository = tmp_path / "home" / "hub" / f"models--{name.replace('/', '--')}"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)
@@ -67,7 +67,7 @@ def cache(tmp_path: Path, folder: Path, name: str) -> None:
 
 @contextmanager
 def hub_that_answers(status: int, code: str):
-    """Run a hub on this machine that refuses every request in the way that the real one does."""
+    """Run a local hub that refuses every request as the real one does."""
 
     class Refuse(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -92,7 +92,7 @@ def hub_that_answers(status: int, code: str):
 
 
 def add_adapter(folder: Path) -> None:
-    """Put a LoRA beside a base model's files, as some repositories do."""
+    """Save a LoRA beside a base model's files, as some repositories do."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -120,7 +120,7 @@ def test_offline_and_cached(tmp_path, make_checkpoint):
     assert "acme/adapted includes an adapter" in adapted[0], "transformers alone would load it silently"
 
 
-def test_unreachable_hub_is_noticed_at_once(tmp_path, make_checkpoint):
+def test_an_unreachable_hub_is_detected_at_once(tmp_path, make_checkpoint):
     cache(tmp_path, make_checkpoint("llama"), "acme/tiny")
     sections = [
         {"name_or_path": "acme/tiny"},
@@ -149,7 +149,7 @@ def test_unreachable_hub_is_noticed_at_once(tmp_path, make_checkpoint):
         (400, "", "the hub answered 400 for acme/tiny.*HF_ENDPOINT"),
     ],
 )
-def test_what_the_hub_refuses(monkeypatch, status, code, says):
+def test_refusals_of_the_hub(monkeypatch, status, code, says):
     from huggingface_hub import constants
 
     with hub_that_answers(status, code) as endpoint:
@@ -165,7 +165,7 @@ def test_what_the_hub_refuses(monkeypatch, status, code, says):
 
 @pytest.fixture
 def broken(make_checkpoint, tmp_path):
-    """Return a function that loads a good tokenizer with a folder changed by the test."""
+    """Return a function that loads a valid tokenizer from a folder that the test modified."""
 
     def load(change):
         folder = make_checkpoint("llama")
@@ -226,7 +226,7 @@ def test_unknown_architecture(broken):
     assert "trust_remote_code" in said
 
 
-def test_code_that_the_checkpoint_ships(broken):
+def test_code_shipped_with_the_checkpoint(broken):
     said = broken(config_with(model_type="zzz", auto_map={"AutoConfig": "code.Config"}))
     assert "read that code, then set model.trust_remote_code" in said
 
@@ -237,6 +237,6 @@ def test_config_without_model_type(broken):
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "two words", "./nowhere"])
-def test_names_that_mean_nothing(name):
+def test_invalid_model_names(name):
     with pytest.raises(ModelError, match=r"neither an existing folder nor a hub name|does not exist"):
         load_tokenizer(ModelSection(name_or_path=name))

@@ -1,4 +1,4 @@
-"""bitsandbytes on the CPU: what is packed, what is not, and that a LoRA on it learns."""
+"""bitsandbytes on the CPU: what is quantized, what is not, and that a LoRA on it learns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_head_is_not_quantized_and_the_body_is(load, kind, quantization):
 
 @pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
 @pytest.mark.parametrize("num_labels", [None, 3])
-def test_a_lora_on_it_learns(load, quantization, num_labels):
+def test_a_lora_on_a_quantized_base_learns(load, quantization, num_labels):
     from peft import LoraConfig, get_peft_model
 
     model, tokenizer = load("llama", num_labels=num_labels, quantization=quantization)
@@ -61,7 +61,7 @@ def test_a_lora_on_it_learns(load, quantization, num_labels):
     assert losses[-1] < losses[0] - 0.05, losses
 
 
-def test_the_output_layer_of_a_language_model_stays(load):
+def test_a_language_models_output_layer_is_not_quantized(load):
     model, _ = load("llama", num_labels=None, quantization="nf4")
     assert "lm_head" not in packed_layers(model)
     assert len(packed_layers(model)) == 14
@@ -81,7 +81,7 @@ def test_logical_and_packed_counts(load):
     assert counts.trainable_percent_packed == pytest.approx(100 * 96 / (plain.total - packed / 2))
 
 
-def test_settings_reach_bitsandbytes(load):
+def test_settings_are_passed_to_bitsandbytes(load):
     settings = {"bits": 4, "type": "fp4", "double_quant": False, "compute_dtype": "float32"}
     config = load("llama", quantization=settings)[0].config.quantization_config
     assert config.bnb_4bit_quant_type == "fp4"
@@ -98,7 +98,7 @@ def test_a_quantized_checkpoint_is_not_quantized_again(load, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_that_will_be_spread_are_kept_in_one_floating_type(load, dtype):
+def test_weights_to_be_sharded_are_stored_in_one_float_dtype(load, dtype):
     settings = {"bits": 4, "compute_dtype": dtype}
     usual, tokenizer = load("llama", quantization=settings, dtype=dtype)
     spread, _ = load("llama", quantization=settings, dtype=dtype, sharded=True)
@@ -159,8 +159,8 @@ os._exit(0)
 """
 
 
-def test_fsdp_learns_on_4_bits_what_one_process_learns(make_checkpoint, tmp_path):
-    """Two processes, each with its part of every weight; by torch's own FSDP 2, as accelerate needs GPUs for it."""
+def test_fsdp_on_4_bit_weights_trains_like_one_process(make_checkpoint, tmp_path):
+    """Two processes, each with a shard of every weight; by torch's FSDP 2, as accelerate needs GPUs for it."""
     import os
     import subprocess
     import sys

@@ -1,4 +1,4 @@
-"""Checkpoints that are quantized already: loaded as they are, trained on, or refused in a sentence."""
+"""Checkpoints that are already quantized: loaded unchanged, trained on, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size":
 
 @pytest.fixture
 def make_quantized(make_checkpoint, tmp_path):
-    """Return a function that stores a checkpoint quantized, as plain transformers does, and returns its folder."""
+    """Return a function that saves a quantized checkpoint, as plain transformers does, and returns its folder."""
 
     def make(kind, stored):
         from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig
@@ -63,7 +63,7 @@ def test_the_format_is_read_from_config_json(config, expected):
     assert read_format(config) == expected
 
 
-def test_the_storage_is_what_the_file_asks_for_else_the_checkpoints_own(tmp_path):
+def test_the_storage_dtype_is_the_configured_one_or_else_the_checkpoints(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **GPTQ}))
     assert find_storage(ModelSection(name_or_path=str(tmp_path))) == "gptq"
     assert find_storage(ModelSection(name_or_path=str(tmp_path), quantization="fp4")) == "fp4"
@@ -86,14 +86,14 @@ def test_asking_for_another_quantization_is_refused():
         ("aqlm", "'aqlm[gpu,cpu]'"),
     ],
 )
-def test_missing_packages_are_named_with_the_line_for_pip(method, pip):
+def test_missing_packages_are_named_with_the_pip_command(method, pip):
     if importlib.util.find_spec(pip.split()[0].replace("-", "_").strip("'").split("[")[0]):
         pytest.skip("the package is installed here")
     problem = checkpoint_problem(ModelSection(name_or_path="./x"), {"quantization_config": {"quant_method": method}})
     assert problem == f"./x is stored as {method}, which needs more packages; run pip install {pip}"
 
 
-def test_loading_says_the_same(make_checkpoint, load):
+def test_loading_refuses_with_the_same_message(make_checkpoint, load):
     folder = make_checkpoint("llama")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **GPTQ}))
@@ -114,7 +114,7 @@ def test_weights_that_are_not_quantized_as_stated_are_rejected(make_checkpoint, 
 
 @pytest.mark.parametrize("num_labels", [None, 3])
 @pytest.mark.parametrize("stored", ["nf4", "fp4", "int8", "torchao"])
-def test_it_loads_as_it_is_and_a_lora_learns_on_it(make_quantized, load, stored, num_labels):
+def test_it_loads_unchanged_and_a_lora_on_it_learns(make_quantized, load, stored, num_labels):
     if stored == "torchao":
         pytest.importorskip("torchao", reason="torchao is not installed")
     from peft import LoraConfig, get_peft_model
@@ -138,7 +138,7 @@ def test_it_loads_as_it_is_and_a_lora_learns_on_it(make_quantized, load, stored,
 
 
 @pytest.mark.parametrize("stored", ["nf4", "int8"])
-def test_a_classifiers_new_head_is_not_packed(make_quantized, load, stored):
+def test_a_classifiers_new_head_is_not_quantized(make_quantized, load, stored):
     model, _ = load("bert", folder=make_quantized("bert", stored))
     plain, _ = load("bert", folder=None)
     assert type(model.classifier) is torch.nn.Linear
@@ -171,7 +171,7 @@ def test_integers_in_place_of_a_head_are_refused(make_checkpoint, tmp_path, load
         ({"load_in_8bit": True, "llm_int8_skip_modules": None}, "llm_int8_skip_modules", ["^score"]),
     ],
 )
-def test_the_head_joins_the_checkpoints_own_list(stored, key, expected):
+def test_the_head_is_added_to_the_checkpoints_unquantized_modules(stored, key, expected):
     from transformers import LlamaConfig
 
     config = LlamaConfig(quantization_config=stored)

@@ -1,4 +1,4 @@
-"""Sizes: positions counted, stretched and held against a length; parameters against the known counts of models."""
+"""Sizes: positions counted, extended and compared with a length; parameter counts of known models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCALINGS = [
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "gpt2", "opt", "albert", "xlm-roberta"])
-def test_a_table_holds_as_many_tokens_as_are_counted_and_not_one_more(kind):
+def test_a_position_table_holds_exactly_the_counted_tokens(kind):
     import transformers
 
     names = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "gpt2": "GPT2", "opt": "OPT",
@@ -56,7 +56,7 @@ ODD = [["a", "a"], {"a": 1}, "x", "", None, True, [], {}, -1, 1e300, float("inf"
 
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
-def test_a_damaged_config_is_counted_without_its_odd_values(odd):
+def test_invalid_values_of_a_damaged_config_are_ignored(odd):
     rope = {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 16}
     base = {"model_type": "roberta", "max_position_embeddings": 34, "pad_token_id": 1, "num_hidden_layers": 2}
     yarn = RopeScalingSection(rope_type="yarn", factor=2)
@@ -73,7 +73,7 @@ def test_a_damaged_config_is_counted_without_its_odd_values(odd):
         assert count_positions({**base, "text_config": odd}) == (32 if odd != {"a": 1} else None)
 
 
-def test_what_is_counted_of_rotary_models():
+def test_positions_of_rotary_models():
     assert count_positions(QWEN) == 32768
     assert count_positions({"model_type": "gemma3", "text_config": QWEN}) == 32768
     assert count_positions({"model_type": "bloom"}) is None
@@ -82,7 +82,7 @@ def test_what_is_counted_of_rotary_models():
     assert not has_position_table(QWEN)
 
 
-def test_too_long_rows_are_told_with_what_would_do():
+def test_too_long_rows_are_refused_with_a_remedy():
     assert length_problem(QWEN, None, 32768) is None
     assert "rope_scaling: {rope_type: yarn, factor: 3}" in str(length_problem(QWEN, None, 70000))
     assert "raise its factor" in str(length_problem(QWEN, RopeScalingSection(rope_type="linear", factor=2), 70000))
@@ -93,7 +93,7 @@ def test_too_long_rows_are_told_with_what_would_do():
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda each: each["rope_type"])
-def test_a_stretched_model_is_the_one_that_such_a_config_describes(make_checkpoint, scaling):
+def test_rope_scaling_equals_a_model_with_that_config(make_checkpoint, scaling):
     import json
 
     folder = make_checkpoint("llama")
@@ -116,7 +116,7 @@ def test_a_stretched_model_is_the_one_that_such_a_config_describes(make_checkpoi
     assert not torch.allclose(answers[0], answers[2], atol=1e-5)
 
 
-def test_dynamic_scaling_leaves_short_rows_as_they_are(make_checkpoint):
+def test_dynamic_scaling_does_not_change_short_rows(make_checkpoint):
     folder = make_checkpoint("llama")
     scaled = ModelSection(name_or_path=str(folder), rope_scaling={"type": "dynamic", "factor": 4.0})
     models = [
@@ -131,7 +131,7 @@ def test_dynamic_scaling_leaves_short_rows_as_they_are(make_checkpoint):
         assert torch.equal(one, other) is same
 
 
-def test_what_has_no_rotary_positions_is_refused(make_checkpoint):
+def test_scaling_without_rotary_positions_is_refused(make_checkpoint):
     section = ModelSection(name_or_path=str(make_checkpoint("gpt2")), rope_scaling={"rope_type": "yarn", "factor": 2})
     with pytest.raises(ModelError, match=r"rope_scaling: .* \(gpt2\) has no rotary positions"):
         load_base_model(section, load_tokenizer(section), None, 0)
@@ -170,7 +170,7 @@ def count_lora(config):
 
 
 def test_lora_on_qwen_2_5_1_5b():
-    """28 layers of q, o (1536+1536) and k, v (1536+256) at r=8, plus the head; the model is 1,543,714,304."""
+    """28 layers of q, o (1536+1536) and k, v (1536+256) at r=8, plus the head; the model has 1,543,714,304."""
     from transformers import Qwen2Config
 
     counts = count_lora(Qwen2Config(**QWEN25_1_5B))

@@ -19,7 +19,7 @@ REAL_TOKENIZERS = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / 
 
 @pytest.fixture
 def load_made(tokenizer_of, make_checkpoint):
-    """Return a function that loads a tokenizer made of these special tokens."""
+    """Return a function that loads a tokenizer built with the given special tokens."""
 
     def load(special=("<unk>", "<s>", "</s>"), values=None, **roles):
         made = tokenizer_of(special, **roles)
@@ -40,7 +40,7 @@ def load_made(tokenizer_of, make_checkpoint):
         (("<unk>", "<|endoftext|>", "<|im_end|>"), {"bos_token": None, "eos_token": "<|im_end|>"}, "<unk>"),
     ],
 )
-def test_pad_token_is_one_that_means_nothing_else(load_made, caplog, special, roles, chosen):
+def test_the_pad_token_has_no_other_meaning(load_made, caplog, special, roles, chosen):
     with caplog.at_level(logging.WARNING):
         tokenizer = load_made(special, **roles)
     assert tokenizer.pad_token == chosen
@@ -49,7 +49,7 @@ def test_pad_token_is_one_that_means_nothing_else(load_made, caplog, special, ro
     assert "end-of-text" not in caplog.text
 
 
-def test_pad_equal_to_eos_is_the_last_resort_and_said(load_made, caplog):
+def test_pad_equal_to_eos_is_a_reported_last_resort(load_made, caplog):
     special = ("<|endoftext|>",)
     roles = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
     with caplog.at_level(logging.WARNING):
@@ -58,13 +58,13 @@ def test_pad_equal_to_eos_is_the_last_resort_and_said(load_made, caplog):
     assert "the pad token is the end-of-text token <|endoftext|>" in caplog.text
 
 
-def test_pad_equal_to_eos_by_the_users_wish_is_said_too(load_made, caplog):
+def test_pad_equal_to_eos_by_setting_is_reported_too(load_made, caplog):
     with caplog.at_level(logging.WARNING):
         assert load_made(values={"pad_token": "</s>"}).pad_token == "</s>"
     assert "the pad token is the end-of-text token" in caplog.text
 
 
-def test_wanted_pad_token(load_made):
+def test_configured_pad_token(load_made):
     assert load_made(values={"pad_token": "<s>"}).pad_token == "<s>"
     assert load_made(values={"pad_token": "<new>", "extra_special_tokens": ["<new>"]}).pad_token_id == 43
     with pytest.raises(ModelError, match="<none> is not in the vocabulary"):
@@ -81,7 +81,7 @@ def test_real_vocabularies(name, pad):
     assert tokenizer.pad_token == pad
 
 
-def test_new_tokens_are_whole_remembered_and_have_rows(make_checkpoint, tmp_path, caplog):
+def test_new_tokens_are_atomic_saved_and_have_embeddings(make_checkpoint, tmp_path, caplog):
     folder = make_checkpoint("llama")
     values = {"extra_special_tokens": ["<tool>", "<s>", "<end>"]}  # <s> is known already
     section = ModelSection(name_or_path=str(folder), **values)
@@ -99,7 +99,7 @@ def test_new_tokens_are_whole_remembered_and_have_rows(make_checkpoint, tmp_path
     assert again.get_vocab() == tokenizer.get_vocab()
 
 
-def test_embeddings_with_rows_in_reserve_never_shrink(make_checkpoint):
+def test_padded_embeddings_never_shrink(make_checkpoint):
     section = ModelSection(name_or_path=str(make_checkpoint("llama", vocab_size=64)), extra_special_tokens=["<tool>"])
     tokenizer = load_tokenizer(section)
     model = load_base_model(section, tokenizer, None)
@@ -127,7 +127,7 @@ def test_chatml(make_checkpoint, caplog):
     assert asked.endswith("<|im_start|>assistant\n")
 
 
-def test_chatml_without_its_tokens_is_said(make_checkpoint, caplog):
+def test_chatml_without_its_tokens_is_reported(make_checkpoint, caplog):
     folder = make_checkpoint("llama")
     with caplog.at_level(logging.WARNING):
         load_tokenizer(ModelSection(name_or_path=str(folder), chat_template="chatml"))
@@ -135,7 +135,7 @@ def test_chatml_without_its_tokens_is_said(make_checkpoint, caplog):
 
 
 @pytest.mark.parametrize("bar", ["\uff5c", "|"])
-def test_r1_writes_thoughts_as_part_of_the_answer_and_opens_none(make_checkpoint, bar):
+def test_r1_template_keeps_reasoning_in_the_answer_and_opens_none(make_checkpoint, bar):
     tokens = [f"<{bar}User{bar}>", f"<{bar}Assistant{bar}>"]
     folder = str(make_checkpoint("llama"))
     tokenizer = load_tokenizer(ModelSection(name_or_path=folder, chat_template="r1", extra_special_tokens=tokens))
@@ -148,7 +148,7 @@ def test_r1_writes_thoughts_as_part_of_the_answer_and_opens_none(make_checkpoint
         load_tokenizer(ModelSection(name_or_path=folder, chat_template="r1"))
 
 
-def test_a_template_that_trl_ships_is_taken_by_its_name(make_checkpoint):
+def test_a_trl_template_is_selected_by_name(make_checkpoint):
     from trl.chat_template_utils import qwen3_training_chat_template
 
     section = ModelSection(name_or_path=str(make_checkpoint("llama")), chat_template="qwen3_training")
@@ -172,7 +172,7 @@ def test_a_folder_without_tokenizer(make_checkpoint):
         load_tokenizer(ModelSection(name_or_path=str(folder)))
 
 
-def test_a_length_that_is_no_number_is_rejected(make_checkpoint):
+def test_a_non_numeric_length_is_rejected(make_checkpoint):
     folder = make_checkpoint("llama")
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": "x"}))
@@ -180,7 +180,7 @@ def test_a_length_that_is_no_number_is_rejected(make_checkpoint):
         load_tokenizer(ModelSection(name_or_path=str(folder)))
 
 
-def test_a_tokenizer_that_transformers_reads_wrongly_is_said(make_checkpoint, tokenizer_of, caplog):
+def test_a_tokenizer_that_transformers_misreads_is_reported(make_checkpoint, tokenizer_of, caplog):
     with caplog.at_level(logging.WARNING):
         load_tokenizer(ModelSection(name_or_path=str(make_checkpoint("qwen2"))))
         load_tokenizer(ModelSection(name_or_path=str(make_checkpoint("llama"))))

@@ -1,4 +1,4 @@
-"""Pickled weights are let in only where that is asked for, and even then no code in them is run."""
+"""Pickled weights are loaded only with consent, and even then without running code in them."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def _load(folder: Path, **settings: Any) -> Any:
     return load_base_model(section, load_tokenizer(section), build_head_spec(("no", "yes")), 42)
 
 
-def test_pickled_weights_are_refused_and_the_way_out_is_named(pickled: Path) -> None:
+def test_pickled_weights_are_refused_with_a_remedy(pickled: Path) -> None:
     with pytest.raises(ModelError, match=r"pickled ones .* can run code; .* model\.allow_pickle: true"):
         _load(pickled)
 
 
-def test_pickled_weights_that_are_allowed_are_loaded(pickled: Path) -> None:
+def test_allowed_pickled_weights_are_loaded(pickled: Path) -> None:
     stored = torch.load(pickled / "pytorch_model.bin", weights_only=True)
     loaded = _load(pickled, allow_pickle=True).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in stored.items())
@@ -67,7 +67,7 @@ def test_allowed_weights_run_no_code(pickled: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_resuming_runs_no_code_of_a_checkpoint(victim: str, prepare_run: Any, tmp_path: Path) -> None:
+def test_resuming_runs_no_code_from_a_checkpoint(victim: str, prepare_run: Any, tmp_path: Path) -> None:
     sprung = tmp_path / "sprung"
     steps = {"training__save_strategy": "steps", "training__save_steps": 1, "training__eval_strategy": "no",
              "training__load_best_model_at_end": False}  # fmt: skip

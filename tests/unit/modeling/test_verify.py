@@ -1,4 +1,4 @@
-"""What the comparison of two models' logits finds, and what it lets pass."""
+"""What the comparison of two models' logits detects and what it tolerates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WITHOUT = DRAW.normal(size=(64, 50)).astype(np.float32)
 TRAINED = WITHOUT + DRAW.normal(size=(64, 50)).astype(np.float32) * 0.05
 
 
-def test_the_difference_in_numbers():
+def test_the_measured_difference():
     first, second = np.array([[1.0, 2.0], [5.0, 4.0]]), np.array([[1.5, 2.0], [3.0, 4.0]])
     found = describe_difference(first, second)
     assert found == {"largest_difference": 2.0, "mean_difference": 0.625, "top1_agreement": 0.5}
@@ -36,8 +36,8 @@ def test_the_tolerance_is_relative_to_the_largest_logit(dtype, noise):
             prove_merged(logits, None, logits + noise * largest * 1.01, dtype)
 
 
-def test_a_lost_update_below_the_tolerance():
-    """Its effect is some 5 % of the largest logit, half of what bfloat16 may differ by."""
+def test_a_lost_update_below_the_tolerance_is_detected():
+    """Its effect is about 5 % of the largest logit, half of the difference that bfloat16 is allowed."""
     assert abs(TRAINED - WITHOUT).max() < 0.1 * abs(TRAINED).max()
     with pytest.raises(CheckError, match="keeps only 0% of what the adapter changes"):
         prove_merged(TRAINED, WITHOUT, WITHOUT, "bfloat16")
@@ -45,12 +45,12 @@ def test_a_lost_update_below_the_tolerance():
     assert prove_merged(TRAINED, WITHOUT, rounded, "bfloat16")["update_kept"] == pytest.approx(1, abs=0.1)
 
 
-def test_an_update_that_drowns_in_rounding_is_not_judged():
+def test_an_update_lost_in_rounding_is_not_judged():
     barely = WITHOUT + (TRAINED - WITHOUT) * 0.01
     assert prove_merged(barely, WITHOUT, WITHOUT, "bfloat16")["update_kept"] is None
 
 
-def test_numbers_that_are_not_finite():
+def test_non_finite_logits():
     broken = TRAINED.copy()
     broken[0, 0] = np.nan
     with pytest.raises(CheckError, match="its training has diverged"):

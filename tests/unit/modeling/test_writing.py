@@ -1,4 +1,4 @@
-"""What stands beside the weights is written before anything is trained: mended where it can be, else refused."""
+"""Configs saved with the weights are validated before training: repaired if possible, else refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _with_generation_config(folder, **settings):
         ({"num_beams": 1, "early_stopping": True, "length_penalty": 2.0}, ["early_stopping", "length_penalty"]),
     ],
 )
-def test_settings_without_effect_are_left_out_and_told(settings, idle, load, make_checkpoint, tmp_path, caplog):
+def test_settings_without_effect_are_dropped_with_a_notice(settings, idle, load, make_checkpoint, tmp_path, caplog):
     from transformers import GenerationConfig
 
     base = _with_generation_config(make_checkpoint("llama"), eos_token_id=[2, 5], **settings)
@@ -42,7 +42,7 @@ def test_settings_without_effect_are_left_out_and_told(settings, idle, load, mak
     assert all(getattr(saved, name) == settings[name] for name in settings if name not in idle)
 
 
-def test_what_is_right_is_left_alone(load, make_checkpoint, caplog):
+def test_valid_settings_are_kept(load, make_checkpoint, caplog):
     base = _with_generation_config(make_checkpoint("llama"), do_sample=True, temperature=0.9)
     model, tokenizer = load("llama", num_labels=None, folder=base)
     with caplog.at_level(logging.WARNING):
@@ -52,7 +52,7 @@ def test_what_is_right_is_left_alone(load, make_checkpoint, caplog):
 
 
 @pytest.mark.parametrize("what", ["tokenizer", "config.json"])
-def test_what_cannot_be_written_is_refused(what, load):
+def test_unsavable_settings_are_refused(what, load):
     model, tokenizer = load("llama", num_labels=3)
     if what == "tokenizer":
         tokenizer.chat_template = "{{ '\ud800' }}"  # half a character: no file can hold it

@@ -1,4 +1,4 @@
-"""Muon steps matrices as torch's own does, and all else as AdamW does; a resumed run goes on exactly."""
+"""Muon updates matrices like torch's Muon and everything else like AdamW; a resumed run continues exactly."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _step(model: Model, optimizers: list[torch.optim.Optimizer], count: int = 3)
             optimizer.step()
 
 
-def test_each_part_is_torchs_own() -> None:
+def test_each_part_equals_torchs_optimizer() -> None:
     ours, theirs = Model(), Model()
     _step(ours, [muon.build_optimizer(ours, _groups(ours), ARGS, muon.Config(muon_momentum=0.8))])
     matrix = [{"params": [theirs.linear.weight], "weight_decay": 0.1}]
@@ -53,7 +53,7 @@ def test_each_part_is_torchs_own() -> None:
         assert torch.equal(found, wanted)
 
 
-def test_a_state_that_is_loaded_goes_on_exactly_and_a_schedule_reaches_all_groups() -> None:
+def test_a_loaded_state_continues_exactly_and_schedules_reach_all_groups() -> None:
     whole, stopped, resumed = Model(), Model(), Model()
     first = muon.build_optimizer(whole, _groups(whole), ARGS, muon.Config())
     second = muon.build_optimizer(stopped, _groups(stopped), ARGS, muon.Config())
@@ -77,7 +77,7 @@ def test_a_state_that_is_loaded_goes_on_exactly_and_a_schedule_reaches_all_group
     assert all(torch.equal(found, wanted) for found, wanted in zip(resumed.parameters(), before, strict=True))
 
 
-def test_a_group_that_is_split_off_stays_with_its_part() -> None:
+def test_a_group_split_off_keeps_its_optimizer() -> None:
     model = Model()
     optimizer = muon.build_optimizer(model, _groups(model), ARGS, muon.Config())
     group = next(each for each in optimizer.param_groups if each["params"][0] is model.linear.weight)
@@ -110,6 +110,6 @@ def test_a_run_is_resumed_exactly(make_sft: Any, tmp_path: Path) -> None:
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
-def test_settings_that_it_refuses() -> None:
+def test_refused_settings() -> None:
     with pytest.raises(ValueError, match="less than 1"):
         muon.Config(muon_momentum=1.0)

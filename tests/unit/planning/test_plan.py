@@ -1,4 +1,4 @@
-"""What a plan says beside what a real step holds, and which cards it fits on."""
+"""Memory plans compared with what a real step allocates, and which GPUs they fit on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def real_step(config, tokens: int) -> tuple[int, int]:
-    """Return the most bytes that a real step of the embedded base holds, and its weights' bytes."""
+    """Return the peak bytes of a real training step of the embedded base, and its weights' bytes."""
     from transformers import AutoModelForCausalLM
 
     from utils.adapters.adapter import AttachContext, load_adapter
@@ -30,7 +30,7 @@ def real_step(config, tokens: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("method", ["lora", "none", "prefix-tuning", "qst"])
-def test_a_step_without_content_holds_what_a_real_one_holds(method):
+def test_a_simulated_step_allocates_like_a_real_one(method):
     config = load_run_config("quickstart_sft", [f"peft.method={method}", "training.learning_rate=null"])
     counts, memory = plan_memory(config, None, (1, 200))
     step, weights = real_step(config, 200)
@@ -39,7 +39,7 @@ def test_a_step_without_content_holds_what_a_real_one_holds(method):
     assert memory.optimizer == 2 * memory.gradients == 8 * counts.trainable
 
 
-def test_live_bytes_are_those_of_storages_that_are_alive():
+def test_live_bytes_count_only_storages_in_use():
     with LiveBytes() as live:
         first = torch.zeros(1000)
         view = first[10:]
@@ -73,7 +73,7 @@ def test_the_command_plans_rows_steps_and_time(capsys):
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody ask the hub, which would be tried again and again."""
+    """Switch off hub requests, which would be retried again and again."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
 
@@ -94,7 +94,7 @@ def test_without_the_rows_the_full_length_is_assumed(offline):
         (20, 4, False, "model.quantization: nf4"),
     ],
 )
-def test_what_does_not_fit_is_said_with_what_would(weights, step, fits, said):
+def test_a_plan_that_does_not_fit_names_settings_that_would(weights, step, fits, said):
     config = load_run_config("quickstart_sft", ["training.gradient_checkpointing=true"])
     counts, _ = plan_memory(config, None, (1, 8))
     memory = Memory(weights * GIB, 0, 0, step * GIB)
@@ -103,12 +103,12 @@ def test_what_does_not_fit_is_said_with_what_would(weights, step, fits, said):
     assert said in answer["card"]["sentence"]
 
 
-def test_a_base_whose_shape_is_not_here_is_one_sentence(offline):
+def test_a_base_without_a_local_config_is_refused_in_one_sentence(offline):
     with pytest.raises(UserError, match="nobody/nothing"):
         command("train", "--config", "quickstart_sft", "--plan", "model.name_or_path=nobody/nothing")
 
 
-def test_a_run_that_goes_by_its_evaluations_can_be_probed(tmp_path):
+def test_a_run_with_early_stopping_can_be_probed(tmp_path):
     evaluated = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.eval_on_start=true",
                  "training.early_stopping_patience=3", "training.lr_scheduler_type=reduce_lr_on_plateau"]  # fmt: skip
     written = {
@@ -126,7 +126,7 @@ def test_a_run_that_goes_by_its_evaluations_can_be_probed(tmp_path):
         assert not probed.evaluation.retention_sections
 
 
-def test_a_plan_speaks_the_language_of_the_run(capsys):
+def test_a_plan_is_in_the_language_of_the_run(capsys):
     command("utils.planning.command", "quickstart", "--card", "t4", "--rate", "1000", "results.language=zh")
     shown = capsys.readouterr().out
     assert "参数      共859,520, 训练71,936 (8.369 %)" in shown

@@ -1,4 +1,4 @@
-"""What a log becomes: a table of its steps, and charts of what belongs together."""
+"""Training curves: a table of the logged steps, and charts of related quantities."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_table_holds_every_step_once_and_no_times():
     ]
 
 
-def test_a_step_that_was_logged_twice_counts_by_its_last_entry():
+def test_a_step_logged_twice_takes_its_last_entry():
     assert tabulate([{"step": 1, "loss": 3.0}, {"step": 1, "loss": 2.0}]) == {"loss": [(1, 2.0)]}
 
 
@@ -43,7 +43,7 @@ def test_a_log_without_curves_has_no_charts(logs):
     assert build_charts(logs) == []
 
 
-def test_charts_hold_what_belongs_together():
+def test_charts_group_related_quantities():
     charts = {chart.title: [(each.name, each.points) for each in chart.series] for chart in build_charts(LOGS)}
     assert list(charts) == [
         "loss", "sums: scores x100", "combined score", "rewards", "accuracies x100", "learning rate",
@@ -65,6 +65,6 @@ def test_a_diverged_loss_has_a_logarithmic_axis():
     assert not build_charts(logs[:2])[0].is_log_y
 
 
-def test_what_trl_logs_beside_accuracies_is_no_share():
+def test_trls_logged_rewards_are_not_percentages():
     assert [is_score(f"rewards/{name}") for name in ("accuracies", "margins", "chosen")] == [True, False, False]
     assert not any(map(is_score, ("kl", "reward", "logps/chosen")))

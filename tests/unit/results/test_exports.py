@@ -1,4 +1,4 @@
-"""Files for other programs: the key names are run_glue.py's, and each line is what the GLUE server takes."""
+"""Files for other programs: run_glue.py's key names, and the lines that the GLUE server expects."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_combined_score_is_the_mean_of_the_tasks_metrics_only(tmp_path: Path) ->
     assert read(tmp_path, "eval") == {"eval_accuracy": 0.8}
 
 
-def test_layout_is_that_of_the_trainer(tmp_path: Path) -> None:
+def test_layout_equals_the_trainers(tmp_path: Path) -> None:
     write_hf_results(tmp_path, {"loss": 1.0, "epoch": 1.0}, {})
     assert (tmp_path / "train_results.json").read_text() == '{\n    "epoch": 1.0,\n    "train_loss": 1.0\n}\n'
     assert not (tmp_path / "eval_results.json").exists()
@@ -99,7 +99,7 @@ def test_wrong_values_are_refused_and_leave_no_file(value: float, kind: str, pro
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_classifier_answered_is_written_with_its_confusions(tmp_path):
+def test_a_classifiers_predictions_are_written_with_a_confusion_matrix(tmp_path):
     pairs = [("b", "a"), ("a", "a"), ("b", "b"), ("b", "b"), ("c", "a")]
     rows = [{"row": row, "text": "é", "label": label, "prediction": said} for row, (label, said) in enumerate(pairs)]
     write_predictions(tmp_path / "eval", rows)
@@ -113,6 +113,6 @@ def test_what_a_classifier_answered_is_written_with_its_confusions(tmp_path):
     assert classes[3] == "c,0.0,0.0,0.0,1"
 
 
-def test_numbers_have_no_confusions(tmp_path):
+def test_regression_has_no_confusion_matrix(tmp_path):
     write_predictions(tmp_path / "eval", [{"row": 0, "text": "a", "label": 1.5, "prediction": 1.25}])
     assert [path.name for path in (tmp_path / "eval").iterdir()] == ["predictions.jsonl"]

@@ -1,4 +1,4 @@
-"""A page shows any text as it is, runs nothing and needs nothing."""
+"""An HTML page shows any text literally, runs no script and loads nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;{{ 7 * 7
 
 
 class Reader(HTMLParser):
-    """Collects tags, attributes and texts."""
+    """Collect tags, attributes and texts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def _page(text: str, language: str = "en") -> str:
     return render_page(Page(text, (text, "bad"), text, parts, language))
 
 
-def test_hostile_texts_are_shown_and_not_obeyed():
+def test_hostile_texts_are_escaped():
     read = _read(_page(HOSTILE))
     assert not {"script", "img", "iframe", "object"} & set(read.tags)
     assert not [name for name, _ in read.attributes if name.startswith("on")]
@@ -62,14 +62,14 @@ def test_nothing_is_loaded_from_elsewhere():
     assert "url(" not in _page("plain")
 
 
-def test_control_codes_are_seen_and_secrets_are_not():
+def test_control_codes_are_visible_and_secrets_hidden():
     learn_value("token", "hf_averysecretvalue")
     text = _page("\x1b[2J\u202egnp.exe hf_averysecretvalue \x00")
     assert "\\u001b[2J\\u202egnp.exe ***" in text
     assert not [char for char in text if ord(char) < 32 and char not in "\n\t"]
 
 
-def test_headings_go_down_one_by_one_and_tables_say_what_they_are():
+def test_headings_skip_no_level_and_tables_have_captions():
     read = _read(_page("x", "zh"))
     levels = [int(tag[1]) for tag in read.tags if tag in ("h1", "h2", "h3", "h4")]
     assert levels[0] == 1

@@ -1,4 +1,4 @@
-"""Provenance says what ran where, and nothing that it did not find out."""
+"""Provenance records what ran where, and leaves out what is unknown."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_facts(tmp_path: Path) -> None:
     assert platform.node() == "" or platform.node() not in json.dumps(facts["hardware"])
 
 
-def test_a_running_run_has_no_end(tmp_path: Path) -> None:
+def test_a_running_run_has_no_end_time(tmp_path: Path) -> None:
     facts = collect_provenance(started=START, project=tmp_path)
     assert not {"ended", "data", "commits", "git"} & set(facts)
 

@@ -1,4 +1,4 @@
-"""results.json keeps what was measured, leaves out what was not, and is never half a file."""
+"""results.json holds what was measured, omits what was not, and is never half-written."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_layout_of_version_1(record: RunRecord) -> None:
     assert data["config_fingerprint"] == "def"
 
 
-def test_written_and_read_again_is_the_same(record: RunRecord, tmp_path: Path) -> None:
+def test_a_record_survives_a_round_trip(record: RunRecord, tmp_path: Path) -> None:
     written = dataclasses.replace(record, extra={"leakage": ["qmsum"]})
     assert write_record(tmp_path, written) == tmp_path / "results.json"
     assert read_record(tmp_path) == written
     assert read_record(tmp_path / "elsewhere") is None
 
 
-def test_not_measured_is_absent_and_zero_is_not(tmp_path: Path) -> None:
+def test_unmeasured_values_are_absent_and_zeros_are_kept(tmp_path: Path) -> None:
     assert set(SMALL.to_json()) == {"version", "status", "task_name", "task_type", "method"}
     assert dataclasses.replace(SMALL, params=ParamCounts(trainable=0)).to_json()["params"] == {"trainable": 0}
     write_record(tmp_path, SMALL)
@@ -83,14 +83,14 @@ HEAD = '"version": 1, "status": "failed", "task_name": "", "task_type": "", "met
         ("{" + HEAD + ', "best_metric": {}}', "best_metric lacks"),
     ],
 )
-def test_a_file_that_is_no_record_is_one_sentence(text: str, problem: str, tmp_path: Path) -> None:
+def test_an_invalid_record_is_refused_in_one_sentence(text: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(UserError, match=problem) as caught:
         read_record(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
-def test_unknown_keys_of_a_part_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_keys_of_a_section_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_json(tmp_path / "results.json", {**SMALL.to_json(), "time": {"total_s": 1.0, "naps_s": 2.0}})
     read = read_record(tmp_path)
     assert read is not None
@@ -104,7 +104,7 @@ def write_half(path: Path) -> None:
         raise RuntimeError("disk")
 
 
-def test_a_crash_while_writing_leaves_the_old_file(record: RunRecord, tmp_path: Path) -> None:
+def test_a_crash_while_writing_keeps_the_old_file(record: RunRecord, tmp_path: Path) -> None:
     write_record(tmp_path, record)
     with pytest.raises(RuntimeError, match="disk"):
         write_half(tmp_path / "results.json")
@@ -112,7 +112,7 @@ def test_a_crash_while_writing_leaves_the_old_file(record: RunRecord, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_a_value_that_json_lacks_is_written_as_text(tmp_path: Path) -> None:
+def test_a_value_unknown_to_json_is_written_as_text(tmp_path: Path) -> None:
     write_json(
         tmp_path / "a" / "x.json",
         {"path": Path("a/b"), "set": {"b", "a"}, "array": np.arange(2), "bad": "\ud800"},
@@ -121,7 +121,7 @@ def test_a_value_that_json_lacks_is_written_as_text(tmp_path: Path) -> None:
     assert {**data, "bad": ""} == {"path": "a/b", "set": ["a", "b"], "array": [0, 1], "bad": ""}
 
 
-def test_a_wrong_status_is_our_mistake() -> None:
+def test_a_wrong_status_is_a_programming_error() -> None:
     with pytest.raises(AssertionError, match="ok"):
         dataclasses.replace(SMALL, status="ok")
     assert BestMetric("accuracy").value is None

@@ -1,4 +1,4 @@
-"""Charts stand where their values are, whatever those are, and hold any text."""
+"""Charts plot any values at their position, and escape any text."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_a_line_goes_from_corner_to_corner():
     assert {text.text for text in drawn.iter("text")} >= {"loss", "step", "0", "10"}
 
 
-def test_powers_of_ten_stand_equally_far_apart():
+def test_powers_of_ten_are_equally_spaced():
     ys = [y for _, _, y in _path(_draw((0, 1), (1, 10), (2, 100), (3, 1000), is_log_y=True))]
     assert ys[0] - ys[1] == pytest.approx(ys[1] - ys[2], abs=0.2) == pytest.approx(ys[2] - ys[3], abs=0.2)
 
 
-def test_a_gap_where_there_is_no_number():
+def test_missing_values_leave_a_gap():
     assert [move for move, _, _ in _path(_draw((0, 1), (1, math.nan), (2, 2), (3, math.inf), (4, 3)))] == ["M"] * 3
 
 
@@ -51,7 +51,7 @@ def test_few_or_equal_points_are_drawn(points):
     assert len(list(drawn.iter("circle"))) == sum(math.isfinite(y) for _, y in points)
 
 
-def test_texts_are_no_markup():
+def test_texts_are_escaped():
     charts = [Chart(HOSTILE, HOSTILE, (Series(HOSTILE, ((0, 1), (1, 2))), Series("other", ((0, 1),), color=1)))]
     charts += [BarChart(HOSTILE, HOSTILE, (Bar(HOSTILE, 1.0, (0.5, 1.5)), Bar("b", None, note=HOSTILE)))]
     drawn = ElementTree.fromstring(render_file(charts))
@@ -87,7 +87,7 @@ def test_smoothing_is_the_exponential_average_without_bias():
     assert [y for _, y in smooth(points)] == pytest.approx(found)
 
 
-def test_no_two_of_many_series_look_alike():
+def test_many_series_are_all_distinguishable():
     kinds = ("line", "dots")
     for kind in kinds:
         series = tuple(Series(f"method {index}", ((0, index), (1, index)), kind, index) for index in range(20))
@@ -102,6 +102,6 @@ def test_no_two_of_many_series_look_alike():
     ("high", "expected"),
     [(0.002, ["0", "0.0005", "0.0010", "0.0015", "0.0020"]), (4e-4, ["0", "1e-4", "2e-4", "3e-4", "4e-4"])],
 )
-def test_ticks_of_an_axis_are_written_alike(high, expected):
+def test_ticks_of_an_axis_share_a_format(high, expected):
     drawn = _draw((0, 0), (1, high))
     assert [text.text for text in drawn.iter("text") if text.get("text-anchor") == "end"][: len(expected)] == expected

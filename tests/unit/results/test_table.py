@@ -1,4 +1,4 @@
-"""The table at the end of a run is readable everywhere."""
+"""The table at the end of a run is readable on any terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def show(record: RunRecord, language: str = "en", width: int = 80, commands: lis
     return file.getvalue()
 
 
-def test_what_it_says(record: RunRecord) -> None:
+def test_content_of_the_table(record: RunRecord) -> None:
     shown = show(record)
     text = " ".join(shown.split())
     for words in (
@@ -42,7 +42,7 @@ def test_what_it_says(record: RunRecord) -> None:
     assert "\x1b" not in shown
 
 
-def test_a_cpu_says_so_and_what_is_missing_has_no_line() -> None:
+def test_a_cpu_is_named_and_missing_values_have_no_line() -> None:
     record = RunRecord("failed", "t", "SEQ_CLS", "none", memory=PeakMemory("cpu", peak_rss_gb=0.5))
     text = show(record, commands=[])
     assert "cpu: 0.50 GB RAM" in text
@@ -65,7 +65,7 @@ def test_commands_can_be_copied(record: RunRecord) -> None:
     assert copied == [shlex.split(command) for command in COMMANDS]
 
 
-def test_user_texts_are_not_markup(record: RunRecord) -> None:
+def test_user_texts_are_not_parsed_as_markup(record: RunRecord) -> None:
     assert "[red]x[/red] (SEQ_CLS)" in show(dataclasses.replace(record, task_name="[red]x[/red]"))
 
 
@@ -75,7 +75,7 @@ def test_ascii_terminals(record: RunRecord) -> None:
     file.flush()
 
 
-def test_an_error_is_not_multiplied() -> None:
+def test_errors_are_not_multiplied_by_100() -> None:
     record = RunRecord(
         "success", "t", "SEQ_CLS", "none", best_metric=BestMetric("mse", 0.25), interval={"mse": [0.2, 0.3]}
     )

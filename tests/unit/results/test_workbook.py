@@ -57,7 +57,7 @@ def test_results_as_numbers(record: RunRecord, tmp_path: Path) -> None:
     assert formats["seed"] == "0"
 
 
-def test_dress(record: RunRecord, tmp_path: Path) -> None:
+def test_formatting(record: RunRecord, tmp_path: Path) -> None:
     write_workbook(tmp_path / "r.xlsx", record, {"a": {"b": 1}}, PROVENANCE)
     book = load_workbook(tmp_path / "r.xlsx")
     assert book.sheetnames == ["results", "configuration", "provenance"]
@@ -83,7 +83,7 @@ def test_chinese_names(record: RunRecord, tmp_path: Path) -> None:
     assert sheet.column_dimensions["B"].width == 2 * 12 + 2
 
 
-def test_not_measured_is_an_empty_cell(tmp_path: Path) -> None:
+def test_an_unmeasured_value_is_an_empty_cell(tmp_path: Path) -> None:
     record = RunRecord("failed", "t", "SEQ_CLS", "none", memory=PeakMemory("cpu", peak_rss_gb=1.0))
     write_workbook(tmp_path / "r.xlsx", record, {}, {})
     (row,) = rows_of(tmp_path / "r.xlsx", "results")
@@ -92,7 +92,7 @@ def test_not_measured_is_an_empty_cell(tmp_path: Path) -> None:
     assert row["peak RAM (GB)"] == 1.0
 
 
-def test_an_error_is_not_multiplied(tmp_path: Path) -> None:
+def test_errors_are_not_multiplied_by_100(tmp_path: Path) -> None:
     record = RunRecord("success", "t", "SEQ_CLS", "none", best_metric=BestMetric("mse", 0.25, 1))
     write_workbook(tmp_path / "r.xlsx", record, {}, {})
     assert rows_of(tmp_path / "r.xlsx", "results")[0]["best value"] == 0.25
@@ -113,7 +113,7 @@ def test_texts_are_never_formulas(record: RunRecord, tmp_path: Path) -> None:
         assert not any(b"<f>" in archive.read(name) for name in archive.namelist())
 
 
-def test_what_a_sheet_cannot_hold(record: RunRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_values_a_sheet_cannot_hold(record: RunRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = {
         "control": "a\x00b\x1bc\ud800\uffff", "long": "x" * 40_000, "nan": math.nan, "inf": -math.inf,
         "huge": 12345678901234567890, "none": None, "flag": True, "list": ["q_proj", "v_proj"], "empty": {},
@@ -136,7 +136,7 @@ def test_secrets_of_the_configuration_are_hidden(record: RunRecord, tmp_path: Pa
 
 
 @pytest.mark.skipif(shutil.which("soffice") is None, reason="LibreOffice is not installed")
-def test_a_spreadsheet_program_shows_it(record: RunRecord, tmp_path: Path) -> None:
+def test_a_spreadsheet_program_opens_it(record: RunRecord, tmp_path: Path) -> None:
     write_workbook(tmp_path / "r.xlsx", dataclasses.replace(record, task_name="=1+1"), {}, PROVENANCE)
     words = [
         "soffice",

@@ -1,4 +1,4 @@
-"""What a method cannot do on a base is refused by its config.json, with the nearest thing that works."""
+"""What a method cannot do on a base is refused by the base's config.json, with the nearest alternative."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_virtual_tokens_need_positions(method: str, write_run: Write, tmp_path: 
     load_run_config(write_run(model=model, dataset={"max_length": 512}))
 
 
-def test_the_length_of_language_models_is_their_own(write_run: Write, tmp_path: Path) -> None:
+def test_language_models_have_their_own_length_limit(write_run: Write, tmp_path: Path) -> None:
     model = {"name_or_path": _make_base(tmp_path / "base", model_type="gpt2", n_positions=1024)}
     said = _refusal(write_run(model=model, peft={"method": "p-tuning"}, **CAUSAL))
     assert said.startswith("sft.max_length: 1024 tokens and 20 virtual ones")
@@ -77,7 +77,7 @@ def test_positions_of_a_base(config: dict[str, Any], positions: int | None) -> N
         ("shadow", "bert", "use lora"),
     ],
 )
-def test_architectures_that_a_method_does_not_fit(
+def test_architectures_a_method_does_not_support(
     method: str, architecture: str, remedy: str, write_run: Write, tmp_path: Path
 ) -> None:
     model = {"name_or_path": _make_base(tmp_path / "base", model_type=architecture)}
@@ -86,8 +86,8 @@ def test_architectures_that_a_method_does_not_fit(
     assert remedy in said
 
 
-def test_a_base_of_the_hub_is_checked_before_its_weights(tmp_path: Path, write_run: Write, monkeypatch: Any) -> None:
-    """Before: nothing is known of it. Once its config.json is in the cache, it is refused, without any weights."""
+def test_a_hub_base_is_checked_by_its_cached_config(tmp_path: Path, write_run: Write, monkeypatch: Any) -> None:
+    """Nothing is known until its config.json is cached; then it is refused, without any weights."""
     file = write_run(model={"name_or_path": "owner/name"}, peft={"method": "prefix-tuning"})
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     config = load_run_config(file)
@@ -98,7 +98,7 @@ def test_a_base_of_the_hub_is_checked_before_its_weights(tmp_path: Path, write_r
         load_run_config(file)
 
 
-def test_float16_is_not_trained_as_it_is(write_run: Write, tmp_path: Path) -> None:
+def test_pure_float16_training_is_refused(write_run: Write, tmp_path: Path) -> None:
     half = {"name_or_path": _make_base(tmp_path / "half", model_type="llama", torch_dtype="float16")}
     full = {"name_or_path": _make_base(tmp_path / "full", model_type="llama", dtype="float32")}
     for model in (half, {**full, "dtype": "float16"}):
@@ -112,20 +112,20 @@ def test_float16_is_not_trained_as_it_is(write_run: Write, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("method", ["prefix-tuning", "prompt-tuning", "p-tuning"])
 @pytest.mark.parametrize("key", ["packing", "padding_free"])
-def test_virtual_tokens_do_not_stand_before_every_document(method: str, key: str, write_run: Write) -> None:
+def test_virtual_tokens_with_packing_are_refused(method: str, key: str, write_run: Write) -> None:
     said = _refusal(write_run(peft={"method": method}, sft={key: True}, **CAUSAL))
     assert said.startswith(f"sft.{key}: not with peft.method: {method}; its virtual tokens are put before a row")
     load_run_config(write_run(peft={"method": method}, **CAUSAL))
 
 
 @pytest.mark.parametrize("key", ["gradient_checkpointing", "activation_checkpointing"])
-def test_a_prefix_does_not_reach_recomputed_layers(key: str, write_run: Write) -> None:
+def test_a_prefix_with_gradient_checkpointing_is_refused(key: str, write_run: Write) -> None:
     said = _refusal(write_run(peft={"method": "prefix-tuning"}, training={key: True}))
     assert said.startswith(f"training.{key}: not with peft.method: prefix-tuning; layers that are recomputed")
     load_run_config(write_run(peft={"method": "prompt-tuning"}, training={key: True}))
 
 
-def test_a_method_has_a_learning_rate_of_its_own(write_run: Write) -> None:
+def test_each_method_has_its_own_learning_rate(write_run: Write) -> None:
     for task in ({}, CAUSAL):
         config = load_run_config(write_run(peft={"method": "ia3"}, **task))
         assert config.arguments["learning_rate"] == type(config.peft).DEFAULT_LEARNING_RATE
@@ -137,7 +137,7 @@ def test_a_method_has_a_learning_rate_of_its_own(write_run: Write) -> None:
     assert "learning_rate" not in load_run_config(write_run(peft={"method": "none"})).arguments
 
 
-def test_virtual_tokens_leave_the_text_half_of_the_positions(write_run: Write, tmp_path: Path) -> None:
+def test_virtual_tokens_may_take_at_most_half_of_the_positions(write_run: Write, tmp_path: Path) -> None:
     model = {"name_or_path": _make_base(tmp_path / "base", model_type="llama", max_position_embeddings=256)}
     peft = {"method": "prompt-tuning", "num_virtual_tokens": 129}
     said = _refusal(write_run(model=model, peft=peft, sft={"max_length": 64}, **CAUSAL))
@@ -146,9 +146,7 @@ def test_virtual_tokens_leave_the_text_half_of_the_positions(write_run: Write, t
 
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "n_layers"])
-def test_a_layer_that_the_base_lacks_is_named_before_anything_is_loaded(
-    key: str, write_run: Write, tmp_path: Path
-) -> None:
+def test_a_missing_layer_is_named_before_loading(key: str, write_run: Write, tmp_path: Path) -> None:
     model = {"name_or_path": _make_base(tmp_path / "base", model_type="x", **{key: 2})}
     said = _refusal(write_run(model=model, peft={"target_modules": "all-linear", "layers_to_transform": [0, 99]}))
     assert said == "peft.layers_to_transform: no layer 99: the model has 2, numbered from 0 to 1"
@@ -164,7 +162,7 @@ def test_a_layer_that_the_base_lacks_is_named_before_anything_is_loaded(
         ({"layers_to_transform": []}, "layers_to_transform: is empty"),
     ],
 )
-def test_layers_that_cannot_be_meant(method: str, keys: dict[str, Any], said: str, write_run: Write) -> None:
+def test_invalid_layers_are_refused(method: str, keys: dict[str, Any], said: str, write_run: Write) -> None:
     assert said in _refusal(write_run(peft={"method": method, **keys}))
 
 

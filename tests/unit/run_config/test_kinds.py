@@ -1,4 +1,4 @@
-"""What kind of file it is, and accelerate's and DeepSpeed's files checked as what they are."""
+"""The kind of a file is detected; accelerate's and DeepSpeed's files are checked by their own rules."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_find_kind(name: str, text: str, kind: str, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_file_of_another_kind_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused_in_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(text)
     (problem,) = inspect_run_config(file).problems
@@ -72,7 +72,7 @@ def problems_of(checks: list[Any], file: Path) -> list[str]:
     return [str(problem).replace(str(file), "FILE") for check in checks for problem in check.problems]
 
 
-def test_a_whole_accelerate_file_is_fine(tmp_path: Path) -> None:
+def test_a_valid_accelerate_file_passes(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(dump_yaml(ACCELERATE))
     assert problems_of(check_accelerate(file), file) == []
@@ -98,14 +98,14 @@ def test_mistakes_in_an_accelerate_file(change: dict[str, Any], sentence: str, t
     assert problem.startswith("FILE:")
 
 
-def test_an_accelerate_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_accelerate_file(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("num_processes: [\n")
     (check,) = check_accelerate(file)
     assert "FILE:2" in problems_of([check], file)[0]
 
 
-def test_a_whole_deepspeed_file_is_fine(tmp_path: Path) -> None:
+def test_a_valid_deepspeed_file_passes(tmp_path: Path) -> None:
     file = tmp_path / "d.json"
     file.write_text(json.dumps(DEEPSPEED))
     assert problems_of(check_deepspeed(file), file) == []

@@ -1,4 +1,4 @@
-"""The extended file, the file, the command line: each laid over the one before."""
+"""The extended file, the file and the command line: each overrides the one before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.run_config.layers import read_layers
 Write = Callable[..., Path]
 
 
-def test_extends_is_laid_under_the_file_and_keeps_both_places(write_run: Write) -> None:
+def test_a_file_overrides_what_it_extends_and_both_locations_are_kept(write_run: Write) -> None:
     base = write_run("base", training={"learning_rate": 1e-4, "optim": "sgd"}, seed=1)
     file = write_run("run", bare=True, extends="base.yaml", training={"learning_rate": 2e-4})
     document, notices = read_layers(file, ["seed=3"])
@@ -28,14 +28,14 @@ def test_extends_is_laid_under_the_file_and_keeps_both_places(write_run: Write) 
     assert notices == []
 
 
-def test_defaults_come_from_the_file_that_was_named(write_run: Write) -> None:
+def test_defaults_come_from_the_named_file(write_run: Write) -> None:
     write_run("base", training=None)
     config = load_run_config(write_run("child", bare=True, extends="base.yaml", seed=1))
     assert config.task_name == "child"
     assert config.training.output_dir == "./outputs/child"
 
 
-def test_extends_starts_at_the_files_folder(write_run: Write, tmp_path: Path) -> None:
+def test_extends_is_relative_to_the_files_folder(write_run: Write, tmp_path: Path) -> None:
     write_run("base")
     (tmp_path / "inner").mkdir()
     file = tmp_path / "inner" / "run.yaml"
@@ -54,7 +54,7 @@ def test_extends_starts_at_the_files_folder(write_run: Write, tmp_path: Path) ->
         ("middle.yaml", "extends another file itself; only one level is allowed"),
     ],
 )
-def test_extends_refused(extends: object, sentence: str, write_run: Write, tmp_path: Path) -> None:
+def test_refused_extends(extends: object, sentence: str, write_run: Write, tmp_path: Path) -> None:
     write_run("base")
     write_run("middle", bare=True, extends="base.yaml")
     file = tmp_path / "run.yaml"
@@ -87,7 +87,7 @@ def test_switching_the_method_drops_its_keys_with_a_notice(
     assert "peft.target_modules" in notice
 
 
-def test_layers_to_adapt_are_no_norms_to_train(write_run: Write) -> None:
+def test_target_modules_do_not_carry_over_to_norm_training(write_run: Write) -> None:
     file = write_run(peft={"method": "lora", "target_modules": "all-linear"})
     for method in ("ln_tuning", "shadow"):
         config = load_run_config(file, [f"peft.method={method}"])
@@ -107,7 +107,7 @@ def test_unknown_keys_remain_errors_when_the_method_is_switched(write_run: Write
         load_run_config(write_run(), ["peft.method=none", "peft.lora_r=8"])
 
 
-def test_a_file_switches_the_method_of_what_it_extends(write_run: Write) -> None:
+def test_a_file_can_switch_the_method_of_the_file_it_extends(write_run: Write) -> None:
     write_run("base", peft={"lora_r": 8})
     config = load_run_config(write_run("run", bare=True, extends="base.yaml", peft={"method": "none"}))
     assert config.peft.method == "none"
@@ -120,7 +120,7 @@ def test_the_same_method_in_another_spelling_drops_nothing(write_run: Write) -> 
     assert config.notices == ()
 
 
-def test_switching_the_dataset_drops_what_described_the_old_one(write_run: Write) -> None:
+def test_switching_the_dataset_drops_keys_of_the_old_one(write_run: Write) -> None:
     file = write_run(
         dataset={"name": "custom", "path": "a/b", "label_names": ["x", "y"], "max_length": 64, "subset": "s"}
     )
@@ -141,14 +141,14 @@ def test_switching_the_dataset_drops_what_described_the_old_one(write_run: Write
         ("training.evaluation_strategy=no", ("training", "eval_strategy"), "no"),
     ],
 )
-def test_overrides_reach_the_configuration(word: str, path: tuple[str, ...], value: object, write_run: Write) -> None:
+def test_overrides_are_applied(word: str, path: tuple[str, ...], value: object, write_run: Write) -> None:
     found = load_run_config(write_run(dataset={"max_train_samples": 7}), [word]).to_dict()
     for key in path:
         found = found[key]
     assert found == value
 
 
-def test_a_wrong_override_is_placed_on_the_command_line(write_run: Write) -> None:
+def test_a_wrong_override_is_located_on_the_command_line(write_run: Write) -> None:
     file = write_run(peft={"lora_dropout": 2})
     with pytest.raises(ConfigError) as caught:
         load_run_config(file, ["peft.lora_r=many", "learning_rate=1", "training.optim.x=1"])
@@ -160,7 +160,7 @@ def test_a_wrong_override_is_placed_on_the_command_line(write_run: Write) -> Non
     ]  # fmt: skip
 
 
-def test_a_switched_method_says_that_it_keeps_the_learning_rate(write_run: Write) -> None:
+def test_switching_the_method_warns_about_a_kept_learning_rate(write_run: Write) -> None:
     file = write_run(training={"learning_rate": 3e-3})
     (notice,) = load_run_config(file, ["peft.method=ia3"]).notices
     kept = "training.learning_rate stays 0.003; ia3's own is 0.03 (training.learning_rate=null)"
@@ -169,7 +169,7 @@ def test_a_switched_method_says_that_it_keeps_the_learning_rate(write_run: Write
         assert "stays" not in " ".join(load_run_config(file, words).notices)
 
 
-def test_a_learning_rate_chosen_above_the_switch_is_no_news(write_run: Write) -> None:
+def test_no_warning_about_a_learning_rate_set_with_the_switch(write_run: Write) -> None:
     write_run("base", training={"learning_rate": 3e-3})
     file = write_run("run", bare=True, extends="base.yaml", peft={"method": "ia3"})
     (notice,) = load_run_config(file).notices
@@ -182,7 +182,7 @@ def test_a_learning_rate_chosen_above_the_switch_is_no_news(write_run: Write) ->
 
 
 @pytest.mark.parametrize(("method", "rate"), [("ia3", 3e-2), ("lora", None)])
-def test_a_learning_rate_of_null_is_the_methods_own(method: str, rate: float | None, write_run: Write) -> None:
+def test_a_null_learning_rate_is_the_methods_own(method: str, rate: float | None, write_run: Write) -> None:
     file = write_run(training={"learning_rate": 3e-3})
     config = load_run_config(file, [f"peft.method={method}", "training.learning_rate=null"])
     assert config.arguments.get("learning_rate") == rate
@@ -192,7 +192,7 @@ def test_a_learning_rate_of_null_is_the_methods_own(method: str, rate: float | N
 
 
 @pytest.mark.parametrize(("below", "above"), [("lr", "learning_rate"), ("learning_rate", "lr"), ("lr", "lr")])
-def test_a_learning_rate_of_null_in_either_name(below: str, above: str, write_run: Write) -> None:
+def test_a_null_learning_rate_under_either_name(below: str, above: str, write_run: Write) -> None:
     file = write_run(training={below: 3e-3})
     assert "stays 0.003" in " ".join(load_run_config(file, ["peft.method=ia3"]).notices)
     config = load_run_config(file, ["peft.method=ia3", f"training.{above}=null"])
@@ -200,7 +200,7 @@ def test_a_learning_rate_of_null_in_either_name(below: str, above: str, write_ru
     assert "stays" not in " ".join(config.notices)
 
 
-def test_rows_named_over_an_extended_files_are_those_that_are_read(tmp_path: Path) -> None:
+def test_data_files_override_those_of_the_extended_file(tmp_path: Path) -> None:
     base = "task_type: CAUSAL_LM\nmodel: {name_or_path: a/b}\ndataset: {name: custom, path: of/base}\n"
     (tmp_path / "base.yaml").write_text(base)
     (tmp_path / "over.yaml").write_text("extends: base.yaml\ndataset: {name: of/over}\n")

@@ -1,4 +1,4 @@
-"""Numbered checks that go on after a failure; and nothing a user can write ends in a traceback."""
+"""Numbered checks continue after a failure, and no user input ends in a traceback."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from utils.run_config.load import TITLES, inspect_run_config
 Write = Callable[..., Path]
 
 
-def test_a_good_file_passes_every_check(write_run: Write) -> None:
+def test_a_valid_file_passes_every_check(write_run: Write) -> None:
     inspection = inspect_run_config(write_run())
     assert [check.title for check in inspection.checks] == [*TITLES]
     assert inspection.problems == []
     assert inspection.config is not None
 
 
-def test_what_cannot_be_read_ends_at_the_first_check(tmp_path: Path) -> None:
+def test_an_unreadable_file_ends_at_the_first_check(tmp_path: Path) -> None:
     inspection = inspect_run_config(tmp_path / "nowhere.yaml")
     assert [check.title for check in inspection.checks] == [*TITLES[:1]]
     assert inspection.config is None
 
 
-def test_checks_go_on_after_a_failure(write_run: Write) -> None:
+def test_checks_continue_after_a_failure(write_run: Write) -> None:
     file = write_run(
         peft={"lora_r": 0},
         dataset={"name": "./nowhere.csv", "subset": None, "text_column": ["a", "b", "c"]},
@@ -95,8 +95,8 @@ def read(file: Path, *overrides: str) -> RunConfig | ConfigError:
 
 
 @pytest.mark.parametrize("key", odd_places())
-def test_no_odd_value_ends_in_a_traceback(key: str, write_run: Write) -> None:
-    """A configuration or a ConfigError with its places: nothing else may come out, whatever stands at a key."""
+def test_no_invalid_value_ends_in_a_traceback(key: str, write_run: Write) -> None:
+    """Any value at any key gives either a configuration or a ConfigError with locations."""
     custom = key.startswith("dataset.") and key not in ("dataset.name", "dataset.subset")
     file = write_run(**({"dataset": {"name": "custom", "path": "a/b", "subset": None}} if custom else {}))
     for value in ODD:
@@ -148,7 +148,7 @@ def test_random_files_end_in_a_configuration_or_a_report(write_run: Write, tmp_p
         ({"dataset": {"subset": "nonsense"}, "training": {"bf16": True, "fp16": True}}, [], ["dataset.subset"]),
     ],
 )
-def test_a_mistake_hides_no_other_and_makes_none(
+def test_a_mistake_neither_hides_nor_causes_others(
     sections: dict[str, Any], words: list[str], keys: list[str], write_run: Callable[..., Path]
 ) -> None:
     problems = inspect_run_config(write_run(**sections), words).problems

@@ -1,4 +1,4 @@
-"""What a machine lacks for a run is known from its settings: the table is held against what the libraries say."""
+"""What a machine lacks for a run is derived from its settings; the table is checked against the libraries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _unmet(file: Path, machine: Machine = EVERYTHING) -> list[str]:
     return [f"{key}: {message}" for key, message in find_unmet(load_run_config(file), machine)]
 
 
-def test_every_optimizer_is_missing_here_where_transformers_says_so(write_run: Write) -> None:
+def test_missing_optimizers_agree_with_transformers(write_run: Write) -> None:
     import torch
     from transformers import Trainer, TrainingArguments
     from transformers.training_args import OptimizerNames
@@ -45,7 +45,7 @@ def test_every_optimizer_is_missing_here_where_transformers_says_so(write_run: W
     assert {True, False} == set(found.values())
 
 
-def test_every_tracker_is_missing_here_where_transformers_says_so(write_run: Write) -> None:
+def test_missing_trackers_agree_with_transformers(write_run: Write) -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     assert tracker_names() == tuple(INTEGRATION_TO_CALLBACK)
@@ -92,7 +92,7 @@ def test_what_needs_a_device(sections: dict[str, Any], said: str, write_run: Wri
     assert not any(line.startswith(said) for line in _unmet(file, EVERYTHING))
 
 
-def test_half_precision_on_the_cpu_is_asked_for_by_name(write_run: Write) -> None:
+def test_half_precision_on_the_cpu_must_be_explicit(write_run: Write) -> None:
     assert _unmet(write_run(training={"bf16": True, "use_cpu": True}), NOTHING) == []
 
 
@@ -105,7 +105,7 @@ def test_half_precision_on_the_cpu_is_asked_for_by_name(write_run: Write) -> Non
         ({"model": {"attn_implementation": "kernels-community/flash-attn2"}}, "model.attn_implementation"),
     ],
 )
-def test_packages_that_are_not_installed_here(sections: dict[str, Any], key: str, write_run: Write) -> None:
+def test_missing_packages(sections: dict[str, Any], key: str, write_run: Write) -> None:
     (said,) = _unmet(write_run(**sections))
     assert said.startswith(f"{key}: ")
     assert "run pip install" in said
@@ -119,7 +119,7 @@ def test_a_quantized_checkpoint_needs_its_packages(write_run: Write, tmp_path: P
     assert said.startswith("model.name_or_path: is stored in a format that needs more packages; run pip install 'aqlm")
 
 
-def test_a_base_that_another_command_makes_is_named(
+def test_a_base_made_by_another_command_is_explained(
     write_run: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = write_run(model={"name_or_path": "outputs/start"})
@@ -167,7 +167,7 @@ def test_pictures_need_matplotlib(write_run: Write, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("capability", "has_bf16"), [("7.5", False), ("9.0", True)])
-def test_a_gpu_tells_what_it_can_do(
+def test_capabilities_of_a_gpu(
     capability: str, has_bf16: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     script = tmp_path / "nvidia-smi"
@@ -180,7 +180,7 @@ def test_a_gpu_tells_what_it_can_do(
     assert Machine.look.__wrapped__(Machine) == Machine(gpu=True, bf16=has_bf16, tf32=has_bf16)
 
 
-def test_a_refusal_has_every_place_and_a_check_only_warns(write_run: Write) -> None:
+def test_a_refusal_lists_every_location_and_validation_only_warns(write_run: Write) -> None:
     file = write_run(training={"report_to": "wandb", "optim": "grokadamw"})
     config = load_run_config(file, ["training.use_liger_kernel=true"])
     with pytest.raises(ConfigError) as caught:
@@ -196,13 +196,13 @@ def test_a_refusal_has_every_place_and_a_check_only_warns(write_run: Write) -> N
 
 
 @pytest.mark.parametrize(("written", "named"), [("nonsense", "nonsense"), (["wandb", "none"], "none"), (["al"], "al")])
-def test_a_tracker_that_there_is_not_is_a_mistake(written: Any, named: str, write_run: Write) -> None:
+def test_an_unknown_tracker_is_refused(written: Any, named: str, write_run: Write) -> None:
     with pytest.raises(ConfigError, match=rf"training\.report_to: no tracker called {named}\b"):
         load_run_config(write_run(training={"report_to": written}))
 
 
 @pytest.mark.parametrize("written", ["all", "none", ["none"], ["tensorboard"], []])
-def test_trackers_that_there_are(written: Any, write_run: Write) -> None:
+def test_known_trackers(written: Any, write_run: Write) -> None:
     load_run_config(write_run(training={"report_to": written}))
 
 
@@ -219,7 +219,7 @@ def test_trackers_that_there_are(written: Any, write_run: Write) -> None:
         ),
     ],
 )
-def test_settings_that_need_others(training: dict[str, Any], key: str, write_run: Write) -> None:
+def test_settings_that_require_others(training: dict[str, Any], key: str, write_run: Write) -> None:
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         load_run_config(write_run(training=training))
 
@@ -235,7 +235,7 @@ def test_train_refuses_before_torch_is_imported(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_bf16_auto_is_what_the_device_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_auto_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     machines = {
         "GPU": (Machine(gpu=True, bf16=True, tf32=True), set(), {"bf16": True}),
         "old GPU": (Machine(gpu=True, bf16=False, tf32=False), {"avx512_bf16"}, {"bf16": False}),
@@ -249,7 +249,7 @@ def test_bf16_auto_is_what_the_device_multiplies(monkeypatch: pytest.MonkeyPatch
     assert choose_bf16({"fp16": True}) == {"bf16": False}
 
 
-def test_bf16_auto_stands_resolved_in_the_run(write_run: Write) -> None:
+def test_bf16_auto_is_resolved_in_the_run(write_run: Write) -> None:
     config = load_run_config(write_run(training={"bf16": "auto"}))
     assert config.arguments["bf16"] == bool(choose_bf16({}).get("bf16"))
     assert any("training.bf16: auto is" in each for each in config.notices)

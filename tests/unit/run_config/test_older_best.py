@@ -1,4 +1,4 @@
-"""Scores of answers once had a best checkpoint and an early end of their own: those keys mean what they did."""
+"""Older keys for the best checkpoint and early stopping of generated scores keep their meaning."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def _best(*scores: tuple[str, object]) -> dict[str, object]:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("resolved", [False, True])
-def test_the_keys_move(evaluation: object, training: object, expected: object, said: str, resolved: bool) -> None:
+def test_older_keys_are_moved(
+    evaluation: object, training: object, expected: object, said: str, resolved: bool
+) -> None:
     """Also in a run.yaml, which states every key."""
     assert isinstance(evaluation, dict)
     assert isinstance(training, dict)
@@ -60,7 +62,7 @@ def test_the_keys_move(evaluation: object, training: object, expected: object, s
     assert said in "\n".join(older.notices)
 
 
-def test_the_command_line_is_laid_over_a_file(tmp_path: Path) -> None:
+def test_the_command_line_overrides_a_file(tmp_path: Path) -> None:
     words = ["evaluation.steps=2", "evaluation.load_best_at_end=true", "evaluation.early_stopping_patience=3"]
     config = load_run_config(CONFIG, words)
     assert config.training.early_stopping_patience == 3

@@ -1,4 +1,4 @@
-"""Older names: mapped with one notice each, refused where both names are written."""
+"""Older names: renamed with one notice each, refused if both names are written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SAMPLES: dict[str, tuple[Any, Any]] = {
 """Every older name of a field of training:, with what is written and what it means now."""
 
 
-def test_every_renamed_field_has_a_sample_and_a_target() -> None:
+def test_every_renamed_field_has_an_example_and_a_target() -> None:
     assert set(SAMPLES) | {"push_to_hub_token"} == set(RENAMED)
     assert {new for old, new in RENAMED.items() if old in SAMPLES} <= set(training_section().model_fields)
     assert not set(RENAMED) & set(training_section().model_fields)
@@ -56,7 +56,7 @@ def test_both_names_are_refused(old: str, write_run: Write) -> None:
 
 
 @pytest.mark.parametrize("old", [*SAMPLES])
-def test_of_two_names_the_one_written_over_the_other_counts(old: str, write_run: Write) -> None:
+def test_of_two_names_the_overriding_one_counts(old: str, write_run: Write) -> None:
     written, meant = SAMPLES[old]
     new = RENAMED[old]
     other = {"epoch": "steps", "me/x": "you/x", "inductor": "eager", "group_by_length": "random"}.get(meant, meant * 2)
@@ -71,7 +71,7 @@ def test_of_two_names_the_one_written_over_the_other_counts(old: str, write_run:
     assert load_run_config(above).arguments[new] == meant
 
 
-def test_of_two_homes_the_one_written_over_the_other_counts(write_run: Write) -> None:
+def test_of_two_locations_the_overriding_one_counts(write_run: Write) -> None:
     file = write_run(dataset={"max_length": 32})
     assert load_run_config(file, ["training.max_seq_length=64"]).dataset.model_dump()["max_length"] == 64
 
@@ -103,7 +103,7 @@ def test_group_by_length_in_every_spelling(value: Any, strategy: str, write_run:
     assert config.arguments["train_sampling_strategy"] == strategy
 
 
-def test_group_by_length_that_is_no_switch(write_run: Write) -> None:
+def test_a_group_by_length_that_is_not_boolean(write_run: Write) -> None:
     with pytest.raises(
         ConfigError, match="'sometimes' is not allowed; use one of: random, sequential, group_by_length"
     ):
@@ -174,7 +174,7 @@ def test_contradictory_quantization(model: dict[str, Any], sentence: str, write_
         load_run_config(write_run(model=model))
 
 
-def test_options_may_stand_in_different_sections(write_run: Write) -> None:
+def test_options_may_be_in_different_sections(write_run: Write) -> None:
     config = load_run_config(write_run(load_in_4bit=True, training={"bnb_4bit_compute_dtype": "float32"}))
     assert config.model.quantization is not None
     assert config.model.quantization.compute_dtype == "float32"
@@ -195,7 +195,9 @@ def test_a_moved_mapping_keeps_its_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("task_type", "home"), [("SEQ_CLS", "dataset"), ("CAUSAL_LM", "sft"), ("causal_lm", "sft")])
 @pytest.mark.parametrize("parent", ["training", "model", ""])
 @pytest.mark.parametrize("name", ["max_length", "max_seq_length"])
-def test_the_length_goes_to_the_tasks_home(task_type: str, home: str, parent: str, name: str, write_run: Write) -> None:
+def test_max_length_moves_to_the_tasks_section(
+    task_type: str, home: str, parent: str, name: str, write_run: Write
+) -> None:
     written = {parent: {name: 77}} if parent else {name: 77}
     config = load_run_config(write_run(task_type=task_type, dataset={"name": "a/b", "subset": None}, **written))
     assert config.to_dict()[home]["max_length"] == 77
@@ -241,7 +243,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize("written", FILES)
-def test_the_upper_word_on_bits_counts(written: str, write_run: Write) -> None:
+def test_the_overriding_bits_setting_counts(written: str, write_run: Write) -> None:
     for word, bits in WORDS:
         config = load_run_config(write_run("base", **FILES[written]), [word])
         found = config.model.quantization
@@ -250,7 +252,7 @@ def test_the_upper_word_on_bits_counts(written: str, write_run: Write) -> None:
         assert load_run_config(above, [word]).model.quantization == found, word
 
 
-def test_details_of_four_bits_are_laid_over_each_other(write_run: Write) -> None:
+def test_four_bit_options_are_merged(write_run: Write) -> None:
     older = write_run("older", quantization_config={"load_in_4bit": True, "bnb_4bit_compute_dtype": "float16"})
     kept = load_run_config(older, ["model.quantization.type=fp4"]).model.quantization
     assert (kept.bits, kept.type, kept.compute_dtype) == (4, "fp4", "float16")

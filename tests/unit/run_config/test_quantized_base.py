@@ -1,4 +1,4 @@
-"""A checkpoint that is quantized already, as validation sees it: without any ML library, from its config.json."""
+"""Validation of an already quantized checkpoint, from its config.json and without any ML library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMATS = {
 
 @pytest.fixture
 def inspect(tmp_path, make_set, draw_rows, monkeypatch):
-    """Return a function that inspects a run on a checkpoint of a format, and returns what was found by key."""
+    """Return a function that inspects a run on a checkpoint of a format and returns the problems by key."""
     monkeypatch.setattr("utils.modeling.quantization._NEEDS", {})  # as if every package were installed
 
     def run(stored, **peft):
@@ -42,7 +42,7 @@ def inspect(tmp_path, make_set, draw_rows, monkeypatch):
 
 @pytest.mark.parametrize("stored", FORMATS)
 @pytest.mark.parametrize("method", ["lora", "vera", "oft", "prompt-tuning", "qst"])
-def test_it_is_taken_as_it_is(inspect, stored, method):
+def test_a_quantized_checkpoint_is_accepted(inspect, stored, method):
     assert inspect(stored, method=method) == {}
 
 
@@ -54,24 +54,24 @@ def test_quantizing_it_again_is_refused(inspect):
 
 @pytest.mark.parametrize("method", ["none", "head-only"])
 @pytest.mark.parametrize("stored", FORMATS)
-def test_what_trains_whole_weights_is_refused(inspect, stored, method):
+def test_methods_that_train_base_weights_are_refused(inspect, stored, method):
     message = inspect(stored, method=method)["peft.method"]
     assert f"is stored as {stored}" in message
     assert "name the unquantized checkpoint" in message
 
 
 @pytest.mark.parametrize(("method", "stored"), [("adalora", "hqq"), ("ia3", "gptq"), ("randlora", "hqq")])
-def test_what_peft_cannot_wrap_is_refused(inspect, method, stored):
+def test_formats_peft_cannot_wrap_are_refused(inspect, method, stored):
     message = inspect(stored, method=method)["peft.method"]
     assert f"which is stored as {stored}: peft cannot wrap its layers for this method; use lora" in message
 
 
-def test_dora_is_refused_where_peft_has_none(inspect):
+def test_dora_is_refused_for_unsupported_formats(inspect):
     assert "set peft.use_dora: false" in inspect("gptq", method="lora", use_dora=True)["peft.method"]
     assert inspect("hqq", method="lora", use_dora=True) == {}
 
 
-def test_qalora_is_for_gptq_alone(inspect, make_config):
+def test_qalora_requires_gptq(inspect, make_config):
     assert inspect("gptq", method="lora", use_qalora=True, qalora_group_size=32) == {}
     assert "QA-LoRA is for bases in GPTQ" in inspect("hqq", method="lora", use_qalora=True)["peft.method"]
     found = inspect("gptq", method="lora", use_qalora=True, use_dora=True, init_lora_weights="gaussian")

@@ -18,7 +18,7 @@ def validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
 
 
-def test_it_knows_the_sections_and_documents_keys() -> None:
+def test_the_schema_lists_sections_and_documents_keys() -> None:
     schema = build_schema()
     assert {
         "extends",
@@ -62,7 +62,7 @@ def test_every_key_that_the_schema_knows_is_on_the_page() -> None:
         "{dataset: {name: custom, path: x, text_column: [a, b]}}",
     ],
 )
-def test_accepts(text: str, validator: jsonschema.Draft202012Validator) -> None:
+def test_the_schema_accepts_valid_files(text: str, validator: jsonschema.Draft202012Validator) -> None:
     assert [error.message for error in validator.iter_errors(parse_value(text))] == []
 
 
@@ -82,11 +82,11 @@ def test_accepts(text: str, validator: jsonschema.Draft202012Validator) -> None:
         "{model: [1]}",
     ],
 )
-def test_refuses(text: str, validator: jsonschema.Draft202012Validator) -> None:
+def test_the_schema_refuses_invalid_files(text: str, validator: jsonschema.Draft202012Validator) -> None:
     assert not validator.is_valid(parse_value(text))
 
 
-def test_it_is_plain_data() -> None:
+def test_the_schema_is_plain_data() -> None:
     def walk(value: Any) -> bool:
         if isinstance(value, dict):
             return all(isinstance(key, str) and walk(inner) for key, inner in value.items())

@@ -97,7 +97,7 @@ def test_accepted(training: dict[str, Any], write_run: Write) -> None:
         ({"training": {"wandb": {"project": "x"}}}, "training.wandb"),
     ],
 )
-def test_a_setting_without_effect_is_said(sections: dict[str, Any], key: str, write_run: Write) -> None:
+def test_a_setting_without_effect_is_warned_about(sections: dict[str, Any], key: str, write_run: Write) -> None:
     (warning,) = load_run_config(write_run(**sections)).warnings
     assert f"  {key}: has no effect; " in warning
 
@@ -113,7 +113,7 @@ def test_a_setting_without_effect_is_said(sections: dict[str, Any], key: str, wr
         {"eval_strategy": "steps", "eval_steps": 10, "save_steps": 10},
     ],
 )
-def test_a_setting_with_effect_is_not(training: dict[str, Any], write_run: Write) -> None:
+def test_a_setting_with_effect_is_not_warned_about(training: dict[str, Any], write_run: Write) -> None:
     assert load_run_config(write_run(training=training)).warnings == ()
 
 
@@ -156,7 +156,7 @@ def test_checkpoints_are_compared_by_the_tasks_metric(
     assert load_run_config(write_run(training=training)).arguments.get("metric_for_best_model") == metric
 
 
-def test_data_and_model_on_disk_are_looked_for(write_run: Write, tmp_path: Path) -> None:
+def test_data_and_model_paths_must_exist(write_run: Write, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     sections = {"dataset": {"name": str(rows), "subset": None}, "model": {"name_or_path": str(tmp_path / "base")}}
     with pytest.raises(ConfigError) as caught:
@@ -172,7 +172,7 @@ def test_data_and_model_on_disk_are_looked_for(write_run: Write, tmp_path: Path)
 _CAUSAL = {"task_type": "CAUSAL_LM", "dataset": {"name": "a/b", "subset": None}}
 
 
-def test_sections_of_language_models_are_theirs_alone(write_run: Write) -> None:
+def test_sections_for_language_models_are_refused_elsewhere(write_run: Write) -> None:
     config = load_run_config(write_run(**_CAUSAL))
     assert config.warnings == ()
     assert (config.max_length, config.generation.max_new_tokens, config.evaluation.at_end) == (1024, 256, True)
@@ -183,7 +183,7 @@ def test_sections_of_language_models_are_theirs_alone(write_run: Write) -> None:
             load_run_config(write_run(**{name: {key: 64}}))
 
 
-def test_settings_that_a_language_model_has_no_use_for_warn(write_run: Write) -> None:
+def test_settings_unused_by_language_models_are_warned_about(write_run: Write) -> None:
     sft = {"assistant_only_loss": True, "dataset_num_proc": 4}
     training = {"class_weights": "balanced", "head_learning_rate": 1e-3}
     config = load_run_config(write_run(**_CAUSAL, sft=sft, training=training))
@@ -191,7 +191,7 @@ def test_settings_that_a_language_model_has_no_use_for_warn(write_run: Write) ->
         assert any(key in warning and "has no effect" in warning for warning in config.warnings), key
 
 
-def test_a_language_model_is_judged_by_what_its_evaluations_give(write_run: Write) -> None:
+def test_a_language_models_best_metric_must_be_measured(write_run: Write) -> None:
     with pytest.raises(ConfigError, match=r"no result called accuracy.*evaluations of the loss give loss, perplexity"):
         load_run_config(write_run(**_CAUSAL, training={"metric_for_best_model": "accuracy"}))
     config = load_run_config(write_run(**_CAUSAL, training={"metric_for_best_model": "eval_token_accuracy"}))
@@ -224,7 +224,7 @@ def test_a_length_beyond_a_language_models_positions(
     assert load_run_config(resolved).max_length == 1024, "a run's own file, in which the default stands, is read"
 
 
-def test_settings_of_another_initialisation_are_said_once(write_run: Write) -> None:
+def test_settings_of_another_init_are_warned_about_once(write_run: Write) -> None:
     idle = {"init_lora_weights": "pissa", "eva_rho": 1.5, "init_rows": 8, "loraplus_lr_embedding": 1e-5}
     file = write_run(peft={**idle, "init_batch_size": 8})
     said = [warning.partition("  ")[2] for warning in load_run_config(file).warnings]

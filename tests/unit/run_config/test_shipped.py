@@ -1,4 +1,4 @@
-"""Paths in the files of the project are found from any working directory; those of a user's file are the user's."""
+"""Paths in the project's files resolve from any working directory; paths in a user's file are the user's."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ def test_every_shipped_file_is_valid_from_anywhere(file: Path, tmp_path: Path, m
     assert [problem for check in checks for problem in check.problems] == []
 
 
-def test_the_base_is_found_and_the_output_stays_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_is_found_and_the_output_is_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_run_config(ROOT / "configs" / "quickstart.yaml")
     assert config.model.name_or_path == str(ROOT / "examples" / "quickstart" / "base")
     assert not Path(config.training.output_dir).is_absolute()
 
 
-def test_what_lies_in_the_working_directory_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_directory_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     mine = tmp_path / "examples" / "quickstart" / "base"
     mine.mkdir(parents=True)
@@ -39,7 +41,7 @@ def test_what_lies_in_the_working_directory_comes_first(tmp_path: Path, monkeypa
     assert load_run_config(ROOT / "configs" / "quickstart.yaml").model.name_or_path == "examples/quickstart/base"
 
 
-def test_the_paths_of_a_file_elsewhere_are_its_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_of_a_users_file_are_not_redirected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text((ROOT / "configs" / "quickstart.yaml").read_text())
     problems = inspect_run_config("run.yaml").problems

@@ -1,4 +1,4 @@
-"""What several processes cannot do is said before anything is loaded, at the key that asks for it."""
+"""What several processes cannot do is refused before anything is loaded, at the key that asks for it."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def problems_of(file: str, *words: str) -> str:
          "training.gradient_accumulation_steps: follows from training.global_batch_size; keep one"),
     ],
 )  # fmt: skip
-def test_it_is_refused(file: str, words: list[str], sentence: str) -> None:
+def test_unsupported_multi_process_settings_are_refused(file: str, words: list[str], sentence: str) -> None:
     assert sentence in problems_of(file, *words)
 
 
-def test_what_can_be_done_passes() -> None:
+def test_supported_multi_process_settings_pass() -> None:
     assert problems_of(CLASSIFIER, ZERO3, "model.quantization=nf4") == ""
     assert problems_of(CLASSIFIER, "training.deepspeed=zero2", "peft.method=qst") == ""
     assert problems_of(WRITER, "training.global_batch_size=64", "training.gradient_accumulation_steps=null") == ""
     assert problems_of(WRITER, ZERO3, "evaluation.at_end=false", "evaluation.steps=null") == ""
 
 
-def test_fsdp_of_accelerate_is_seen_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerates_fsdp_is_detected_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert "qst not with FSDP" in problems_of(CLASSIFIER, "peft.method=qst")
 
 
-def test_a_spread_model_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_map_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems_of(CLASSIFIER, "model.device_map=auto") == ""
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "model.device_map: not with 2 processes" in problems_of(CLASSIFIER, "model.device_map=auto")
@@ -71,7 +71,7 @@ def test_another_number_of_processes_is_the_same_run(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_rows_of_a_process_are_a_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_per_device_batch_size_is_an_upper_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("training.global_batch_size=32", "training.per_device_train_batch_size=64")
     for processes, rows in ((1, 32), (4, 8)):
         monkeypatch.setenv("WORLD_SIZE", str(processes))

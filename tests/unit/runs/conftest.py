@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def train(make_config: Callable[..., Any]) -> Callable[..., tuple[Any, Path]]:
-    """Return a function that runs train.py's main in this process: its answer, and the run folder."""
+    """Return a function that runs train.py's main in this process and returns its result and the run folder."""
 
     def run(family: str = "bert", data: Path | None = None, **overrides: Any) -> tuple[Any, Path]:
         script = importlib.import_module("train")

@@ -1,4 +1,4 @@
-"""What differs between runs, and nothing else."""
+"""The comparison of runs shows what differs, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_run(folder: Path, score: float, *words: str) -> Path:
     return folder
 
 
-def test_settings_that_differ_stand_beside_scores(tmp_path):
+def test_differing_settings_are_shown_beside_scores(tmp_path):
     runs = [make_run(tmp_path / "one", 0.8), make_run(tmp_path / "two", 0.9, "peft.lora_r=16", "seed=1"),
             make_run(tmp_path / "three", 0.7, "peft.method=none")]  # fmt: skip
     answer = compare_runs(runs)
@@ -44,7 +44,7 @@ def test_settings_that_differ_stand_beside_scores(tmp_path):
     assert answer["measured"]["trainable parameters"] == [7, 7, 7]
 
 
-def test_the_table_speaks_the_language_of_the_first_run(tmp_path, capsys):
+def test_the_table_is_in_the_language_of_the_first_run(tmp_path, capsys):
     runs = [make_run(tmp_path / "one", 0.8, "results.language=zh"), make_run(tmp_path / "two", 0.9)]
     main(parse_words(build(), [str(run) for run in runs]))
     shown = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A folder's own files never decide that its code runs; the option of the command that reads it does."""
+"""A folder's own files never allow its code to run; only an option of the command does."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(kept: Path, prepare_run: Callable[..., Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    """Return the file that code of the folder makes when it runs."""
+    """Return the file that the folder's code creates when it runs."""
     return tmp_path / "it_ran"
 
 
@@ -83,7 +83,7 @@ def _commands(run: Path, out: Path) -> list[list[object]]:
 
 @pytest.mark.parametrize("command", [0, 1, 2])
 def test_code_of_a_run_needs_the_option_of_the_command(command, run, marker, tmp_path, monkeypatch):
-    """Not even a row `y` on standard input is taken for a yes."""
+    """Not even a row `y` on standard input counts as consent."""
     _ship_tokenizer_code(run / "final_model", marker)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\ny\n"))
     words = _commands(run, tmp_path / "merged")[command]
@@ -113,7 +113,7 @@ def test_every_kind_of_code_needs_its_own_option(keys, flag, run, tmp_path):
             _call(*words)
 
 
-def test_pickled_weights_are_let_in_by_the_command(run):
+def test_pickled_weights_are_allowed_by_the_commands_option(run):
     import torch
     from safetensors.torch import load_file
 
@@ -126,7 +126,7 @@ def test_pickled_weights_are_let_in_by_the_command(run):
     assert _call(*words, "--allow_pickle")["status"] == "success"
 
 
-def test_a_merged_folder_cannot_allow_it_itself(run, tmp_path):
+def test_a_merged_folder_cannot_allow_its_own_code(run, tmp_path):
     merged = tmp_path / "merged"
     _call("merge_adapter", "--run", run, "--output", merged)
     _set(merged / "merged_run.yaml", trust_remote_code=True)
@@ -134,7 +134,7 @@ def test_a_merged_folder_cannot_allow_it_itself(run, tmp_path):
         _call("inference", "--run", merged, "--input_text", "good")
 
 
-def test_a_file_of_the_users_own_is_the_users_word(run, marker, tmp_path):
+def test_a_users_own_file_is_consent(run, marker, tmp_path):
     _ship_tokenizer_code(run / "final_model", marker)
     own = tmp_path / "own.yaml"
     shutil.copy(run / "run.yaml", own)
@@ -145,7 +145,7 @@ def test_a_file_of_the_users_own_is_the_users_word(run, marker, tmp_path):
 
 
 def test_an_adapter_that_names_a_model_with_code_is_refused(run, marker, tmp_path, monkeypatch):
-    """peft loads the model that a shadow adapter names, and leaves trust_remote_code out."""
+    """peft loads the model that a shadow adapter names, without passing trust_remote_code."""
     other = tmp_path / "other"
     other.mkdir()
     config = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}
@@ -160,7 +160,7 @@ def test_an_adapter_that_names_a_model_with_code_is_refused(run, marker, tmp_pat
     assert not marker.exists()
 
 
-def test_words_of_the_command_line_are_consent():
+def test_command_line_overrides_are_consent():
     from utils.config.yaml_text import read_overrides
 
     words = read_overrides(["model.trust_remote_code=true", "model.attn_implementation=somebody/kernel"])

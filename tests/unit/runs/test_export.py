@@ -46,12 +46,12 @@ def test_without_training_the_base_is_evaluated_and_nothing_exported(train, capl
     assert "peft has no effect" in caplog.text
 
 
-def test_a_single_validation_row_goes_all_the_way(train, make_set, draw_rows):
+def test_a_run_with_a_single_validation_row(train, make_set, draw_rows):
     answer, _ = train(data=make_set("one", train=draw_rows(9), validation=draw_rows(1, seed=1)))
     assert answer["reload_check"]["rows"] == 1
 
 
-def test_new_tokens_are_trained_exported_and_proved(train, make_set):
+def test_new_tokens_are_trained_exported_and_verified(train, make_set):
     rows = [{"text": f"<new> w{index}", "label": index % 2} for index in range(16)]
     answer, run = train(
         "llama", make_set("new", train=rows, validation=rows[:6]), model__extra_special_tokens=["<new>"]
@@ -63,7 +63,7 @@ def test_new_tokens_are_trained_exported_and_proved(train, make_set):
     assert "<new>" in tokenizer.get_vocab()
 
 
-def test_a_failed_run_leaves_a_record_that_says_so(train, make_set, draw_rows, tmp_path):
+def test_a_failed_run_is_recorded_as_failed(train, make_set, draw_rows, tmp_path):
     with pytest.raises(DataError, match="split train"):
         train(data=make_set("bad", train=[{"body": "a", "label": 1}], validation=draw_rows(3)))
     record = _read(tmp_path / "run", "results.json")
@@ -73,7 +73,7 @@ def test_a_failed_run_leaves_a_record_that_says_so(train, make_set, draw_rows, t
 
 
 def test_a_corrupted_export_fails_the_run(train, monkeypatch, tmp_path):
-    """Weights that change on their way to the disk are found before anyone relies on them."""
+    """Weights that change on their way to disk are detected before anyone relies on them."""
     from utils.runs import export
 
     save = export.export_model
@@ -121,7 +121,7 @@ def test_the_best_checkpoint_is_linked(train):
     ],
     ids=lambda keys: "-".join(key.split("__")[-1] for key in keys),
 )
-def test_settings_that_change_the_way_of_training_end_in_a_proved_export(train, keys):
+def test_settings_that_change_training_end_in_a_verified_export(train, keys):
     answer, run = train(**keys)
     assert answer["status"] == "success"
     check = answer["reload_check"]

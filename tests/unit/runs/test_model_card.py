@@ -1,4 +1,4 @@
-"""The model's card: true, without paths, and read by the hub's own client."""
+"""The model card: true, without local paths, and readable by the hub's own client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(tmp_path: Path, base: str, path: str | None, **peft: object) -> object:
     return load_run_config(file, files=False)
 
 
-def test_scores_stand_in_the_hubs_metadata_with_their_protocol(tmp_path):
+def test_scores_are_in_the_hubs_metadata_with_their_protocol(tmp_path):
     config = read(tmp_path, "Qwen/Qwen2.5-1.5B", None, method="lora", lora_r=16)
     sets = {"gsm8k": SET, "combined": {"combined_score": 1.5, "kept_step": 30}}  # the last one is no set
     card = ModelCard(build_card(config, RunRecord("success", "sums", "CAUSAL_LM", "lora", evaluation=sets), False))
@@ -42,7 +42,7 @@ def test_scores_stand_in_the_hubs_metadata_with_their_protocol(tmp_path):
     assert "vllm serve Qwen/Qwen2.5-1.5B --enable-lora" in card.text
 
 
-def test_names_are_texts_and_no_tags(tmp_path):
+def test_names_are_escaped(tmp_path):
     config = read(tmp_path, "Qwen/Qwen2.5-1.5B", None, method="lora")
     tag = "<img src=x onerror=alert(1)>"
     hostile = dataclasses.replace(config, task_name=f"{tag}\n# a second title")
@@ -54,7 +54,7 @@ def test_names_are_texts_and_no_tags(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lora", "none", "qst", "prefix-tuning"])
-def test_no_path_of_this_machine_is_told(method, tmp_path):
+def test_local_paths_are_not_disclosed(method, tmp_path):
     config = read(tmp_path, str(tmp_path / "secret" / "base"), str(tmp_path / "secret" / "rows"), method=method)
     record = RunRecord("success", "sums", "CAUSAL_LM", method, metrics={"loss": 1.0, "em_strict": 0.25})
     card = build_card(config, record, method == "none")
@@ -65,7 +65,7 @@ def test_no_path_of_this_machine_is_told(method, tmp_path):
     assert ("vllm" in card) == (method in ("lora", "none"))
 
 
-def test_the_configuration_that_is_pushed_names_no_folders(tmp_path):
+def test_the_pushed_configuration_names_no_local_folders(tmp_path):
     config = read(tmp_path, str(tmp_path / "secret" / "base"), str(tmp_path / "secret" / "rows"), method="lora")
     (tmp_path / "run" / "final_model").mkdir(parents=True)
     (tmp_path / "run" / "final_model" / "adapter_config.json").write_text("{}")
@@ -78,7 +78,7 @@ def test_the_configuration_that_is_pushed_names_no_folders(tmp_path):
     assert (again.model.name_or_path, again.dataset.path) == ("./base", "./rows")
 
 
-def test_a_file_below_a_folder_is_no_dataset_of_the_hub(tmp_path):
+def test_a_local_file_is_not_listed_as_a_hub_dataset(tmp_path):
     config = read(tmp_path, "Qwen/Qwen2.5-1.5B", "data/rows.json", method="lora", adapter_path="outputs/first")
     card = build_card(config, RunRecord("success", "sums", "CAUSAL_LM", "lora"), False)
     assert ModelCard(card).data.datasets is None

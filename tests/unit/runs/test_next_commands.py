@@ -1,4 +1,4 @@
-"""The commands named after a run: they are there when they work, and they work as they are printed."""
+"""The commands suggested after a run: listed only if they work, and they work as printed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _list(folder, config, record=None):
     return list_next_commands(folder, config, record)
 
 
-def test_a_run_is_used_and_merged_as_it_says(train, monkeypatch, tmp_path, capfd):
+def test_suggested_commands_use_and_merge_the_run(train, monkeypatch, tmp_path, capfd):
     import inference
     import merge_adapter
     from utils.cli.command_line import run_cli
@@ -66,7 +66,7 @@ def _mask():
         ({"task_type": "CAUSAL_LM", "dataset": {"name": "qmsum"}}, 2),
     ],
 )
-def test_as_many_texts_as_an_answer_takes(sections, texts, tmp_path):
+def test_suggested_inference_has_the_number_of_texts_the_model_takes(sections, texts, tmp_path):
     from utils.config.yaml_text import dump_yaml
 
     (tmp_path / "run.yaml").write_text(
@@ -77,7 +77,7 @@ def test_as_many_texts_as_an_answer_takes(sections, texts, tmp_path):
     assert use.count("--input_text") == texts
 
 
-def test_what_does_not_work_is_not_named(tmp_path, make_config):
+def test_commands_that_do_not_work_are_not_suggested(tmp_path, make_config):
     config = make_config("bert", peft={"method": "none"})
     assert _list(tmp_path, config) == []
     (tmp_path / "final_model").mkdir()

@@ -1,4 +1,4 @@
-"""A trained model is found by whatever folder a user names, and what is no run is said to be none."""
+"""A trained model is found by any folder a user names, and folders that are not a run are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_folder_of_a_run_is_found(train, monkeypatch, make_set, draw_rows)
         open_run(unfinished / checkpoints[0].name)
 
 
-def test_final_model_explains_itself(train, tmp_path):
+def test_final_model_is_self_contained(train, tmp_path):
     """Copied elsewhere, it still knows its base, its labels and its columns."""
     _, run = train()
     shutil.copytree(run / "final_model", tmp_path / "elsewhere")
@@ -54,8 +54,8 @@ def test_final_model_explains_itself(train, tmp_path):
     assert _logits(tmp_path / "elsewhere", texts) == _logits(run, texts)
 
 
-def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(train, tmp_path, caplog):
-    """As peft alone saves one; of a run it is said, whose own has been lost."""
+def test_an_adapter_without_a_tokenizer_takes_its_bases(train, tmp_path, caplog):
+    """As saved by peft alone; for a run, whose own was lost, it is reported."""
     _, run = train()
     texts = ["good w1 w2", "bad w3"]
     expected = _logits(run, texts)
@@ -74,7 +74,7 @@ def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(train, tmp_path, 
 
 
 @pytest.mark.parametrize(("make", "message"), [(False, "no such folder"), (True, "no run.yaml here or above")])
-def test_what_is_no_run_is_said(tmp_path, make, message):
+def test_folders_that_are_not_a_run_are_refused(tmp_path, make, message):
     folder = tmp_path / "a" / "b"
     if make:
         folder.mkdir(parents=True)
@@ -83,7 +83,7 @@ def test_what_is_no_run_is_said(tmp_path, make, message):
 
 
 @pytest.mark.parametrize("written", ['["a"', "[1, 2]", '{"a": 1}', '["a"]', '["a", "a"]', "null"])
-def test_names_of_classes_that_were_damaged(written, tmp_path):
+def test_damaged_class_names(written, tmp_path):
     file = tmp_path / "labels.json"
     file.write_text(written)
     with pytest.raises(ModelError, match=r"labels\.json: not .* copy the folder again"):
@@ -102,14 +102,14 @@ def test_names_of_classes_that_were_damaged(written, tmp_path):
         {"architectures": 7},
     ],
 )
-def test_a_published_classifier_whose_config_was_damaged(odd, tmp_path):
+def test_a_published_classifier_with_a_damaged_config(odd, tmp_path):
     made = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], **odd}
     (tmp_path / "config.json").write_text(json.dumps(made))
     with pytest.raises(UserError, match=rf"config.json: {next(iter(odd))}.*: Input should be .*copy the folder again"):
         open_published(str(tmp_path))
 
 
-def test_a_missing_run_is_told_from_those_that_are_there(tmp_path, monkeypatch):
+def test_a_missing_run_lists_the_existing_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("outputs/first", "outputs/second", "elsewhere/third"):
         (tmp_path / name).mkdir(parents=True)

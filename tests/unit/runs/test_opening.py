@@ -30,7 +30,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def load(tmp_path: Path, out: Path) -> Load:
-    """Return a function that reads a run's configuration with overrides."""
+    """Return a function that loads a run's configuration with overrides."""
     file = tmp_path / "run.yaml"
     file.write_text(
         "task_type: SEQ_CLS\nmodel: {name_or_path: bert-base-uncased}\npeft: {method: lora}\n"
@@ -67,7 +67,7 @@ def refuse(config: RunConfig, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_a_closed_folder_is_free_for_another_run_of_this_process(load: Load) -> None:
+def test_a_closed_folder_can_be_opened_again_in_this_process(load: Load) -> None:
     config = load()
     with open_run_folder(config) as folder:
         assert "in use by another run" in refuse(config)
@@ -115,7 +115,7 @@ def test_a_foreign_folder_is_left_alone(load: Load, out: Path) -> None:
     assert [each.name for each in out.iterdir()] == ["thesis.txt"]
 
 
-def test_the_same_run_finished_is_already_done(load: Load) -> None:
+def test_a_finished_run_of_the_same_configuration_is_already_done(load: Load) -> None:
     path = start(load())
     finish(path)
     before = (path / "run.yaml").stat().st_mtime_ns
@@ -126,14 +126,14 @@ def test_the_same_run_finished_is_already_done(load: Load) -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
-def test_a_run_that_failed_before_a_checkpoint_starts_again(status: str, load: Load) -> None:
+def test_a_run_that_failed_before_a_checkpoint_starts_over(status: str, load: Load) -> None:
     path = start(load())
     finish(path, status)
     folder = open_run_folder(load())
     assert folder.finished is folder.resume_from is None
 
 
-def test_another_configuration_is_refused_with_what_differs(load: Load) -> None:
+def test_another_configuration_is_refused_with_the_differences(load: Load) -> None:
     path = start(load())
     add_checkpoint(path, 5)
     text = (path / "run.yaml").read_text()
@@ -145,7 +145,7 @@ def test_another_configuration_is_refused_with_what_differs(load: Load) -> None:
     assert (path / "run.yaml").read_text() == text
 
 
-def test_a_start_that_got_nowhere_may_be_corrected(load: Load) -> None:
+def test_a_run_without_progress_may_be_started_with_other_settings(load: Load) -> None:
     path = start(load())
     finish(path, "failed")
     assert start(load("seed=43")) == path
@@ -170,26 +170,26 @@ def test_a_finished_run_made_longer_keeps_its_results(load: Load) -> None:
     assert len(list(path.glob("earlier_results_*/results.json"))) == 1
 
 
-def test_an_unfinished_run_asks(load: Load) -> None:
+def test_an_unfinished_run_requires_resume_or_overwrite(load: Load) -> None:
     path = start(load())
     add_checkpoint(path, 5)
     assert "holds an unfinished run of this configuration; --resume continues it" in refuse(load())
 
 
-def test_an_unfinished_run_without_a_whole_checkpoint_starts_again(load: Load) -> None:
+def test_an_unfinished_run_without_a_complete_checkpoint_starts_over(load: Load) -> None:
     path = start(load())
     add_checkpoint(path, 5, complete=False)
     assert open_run_folder(load()).resume_from is None
 
 
 def test_resume_before_the_first_checkpoint_starts_at_the_beginning(load: Load) -> None:
-    """A job that is requeued says --resume each time, whatever the earlier one has reached."""
+    """A requeued job always passes --resume, however far the earlier one got."""
     start(load())
     folder = open_run_folder(load(), "last")
     assert folder.resume_from is folder.finished is None
 
 
-def test_resume_takes_the_newest_whole_checkpoint(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+def test_resume_takes_the_newest_complete_checkpoint(load: Load, caplog: pytest.LogCaptureFixture) -> None:
     path = start(load())
     for step in (9, 10, 100):
         add_checkpoint(path, step, complete=step != 100)
@@ -213,7 +213,7 @@ def test_resume_takes_a_named_checkpoint(named: str, load: Load) -> None:
     assert not (path / "checkpoint-10").exists()
 
 
-def test_resume_with_a_missing_checkpoint_names_those_there_are(load: Load) -> None:
+def test_resume_with_a_missing_checkpoint_lists_the_existing_ones(load: Load) -> None:
     path = start(load())
     add_checkpoint(path, 8, complete=False)
     assert "has no complete checkpoint to resume from; leave --resume out to start" in refuse(load(), resume="last")
@@ -222,7 +222,7 @@ def test_resume_with_a_missing_checkpoint_names_those_there_are(load: Load) -> N
     assert "has: checkpoint-9" in refuse(load(), resume="checkpoint-7")
 
 
-def test_resume_where_nothing_was_started_writes_nothing(load: Load, out: Path) -> None:
+def test_resume_without_an_earlier_start_writes_nothing(load: Load, out: Path) -> None:
     assert "holds no run to resume; leave --resume out to start one" in refuse(load(), resume="last")
     assert not out.exists()
 
@@ -237,7 +237,7 @@ def test_resume_may_change_the_length_and_records_it(load: Load, caplog: pytest.
     assert load_run_config(path / "run.yaml").arguments["num_train_epochs"] == 5
 
 
-def test_resume_may_not_change_what_decides_the_numbers(load: Load) -> None:
+def test_resume_may_not_change_settings_that_affect_results(load: Load) -> None:
     path = start(load())
     add_checkpoint(path, 9)
     message = refuse(load("training.learning_rate=1", "training.num_train_epochs=5"), resume="last")
@@ -258,7 +258,7 @@ def test_overwrite_renames(load: Load, out: Path) -> None:
     assert (old[0] / "checkpoint-9" / "trainer_state.json").is_file()
 
 
-def test_overwrite_of_nothing_is_a_new_run(load: Load, out: Path) -> None:
+def test_overwrite_without_an_existing_run_is_a_new_run(load: Load, out: Path) -> None:
     open_run_folder(load(), overwrite=True)
     assert [each.name for each in out.parent.iterdir()] == ["run"]
 
@@ -303,14 +303,14 @@ def test_a_folder_in_use_by_another_process_is_refused(options: dict[str, Any], 
     assert open_run_folder(load(), "last").resume_from
 
 
-def test_one_process_holds_its_folder(load: Load) -> None:
+def test_a_process_locks_its_folder(load: Load) -> None:
     folder = open_run_folder(load())
     assert "is in use by another run" in refuse(load())
     folder.close()
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_file_in_the_way(inside: bool, load: Load, tmp_path: Path) -> None:
+def test_a_file_at_the_folders_path(inside: bool, load: Load, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
     message = refuse(load(f"training.output_dir={file / 'run' if inside else file}"))
@@ -342,9 +342,7 @@ def test_home_is_expanded(load: Load, tmp_path: Path, monkeypatch: pytest.Monkey
     assert open_run_folder(load("training.output_dir=~/run")).path == tmp_path / "run"
 
 
-def test_other_processes_of_one_run_come_to_the_same_answer(
-    load: Load, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_processes_of_a_run_decide_alike(load: Load, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = start(load())
     finish(path)
     add_checkpoint(path, 3)
@@ -357,7 +355,7 @@ def test_other_processes_of_one_run_come_to_the_same_answer(
 
 
 def test_a_checkpoint_of_another_run_is_refused(load: Load, tmp_path: Path) -> None:
-    """Rows, order and optimizer would be mixed from two runs; one of the same configuration may be taken."""
+    """Rows, order and optimizer of two runs would be mixed; one of the same configuration is allowed."""
     path = start(load())
     add_checkpoint(path, 9)
     elsewhere = start(load("seed=7", f"training.output_dir={tmp_path / 'elsewhere'}"))

@@ -1,4 +1,4 @@
-"""Rows by which a model is known again: one that its template refuses is passed over, as training has."""
+"""Probe rows, by which a model is recognised: rows that its template refuses are skipped, as in training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEMPLATE = (
 
 @pytest.fixture
 def open_rows(make_sft, tmp_path):
-    """Return a function that opens the probe of a run with these rows, on a tokenizer with a template of its own."""
+    """Return a function that opens the probe of a run with the given rows and a custom chat template."""
 
     def open_them(*rows):
         from transformers import AutoTokenizer
@@ -37,12 +37,12 @@ def _chat(question):
     return {"messages": [{"role": role, "content": content} for role, content in turns.items()]}
 
 
-def test_rows_that_the_template_refuses_are_passed_over(open_rows):
+def test_rows_the_template_refuses_are_skipped(open_rows):
     assert open_rows(_chat("How many?"), _chat("no"), _chat("Who?")).num_rows == 2
     assert open_rows(_chat("no")).num_rows == 0
 
 
-def test_a_merge_without_any_row_says_so(make_sft, tmp_path):
+def test_a_merge_without_probe_rows_is_reported(make_sft, tmp_path):
     from utils.merging.merging import MergeOptions, merge_adapter
 
     (tmp_path / "template.jinja").write_text(TEMPLATE)
@@ -57,7 +57,7 @@ def test_a_merge_without_any_row_says_so(make_sft, tmp_path):
 @pytest.mark.parametrize(
     "row", [{"reference": "5"}, {"prompt": [None], "reference": "5"}, {"prompt": 5, "answer": []}, {"nothing": 1}]
 )
-def test_rows_of_another_shape_are_a_sentence(row, open_rows):
+def test_malformed_probe_rows_are_refused(row, open_rows):
     with pytest.raises(UserError, match=r"probe_rows\.jsonl is damaged: .*; delete it to use built-in texts"):
         open_rows(row)
 
@@ -65,7 +65,7 @@ def test_rows_of_another_shape_are_a_sentence(row, open_rows):
 @pytest.mark.parametrize(
     "damage", [{"ids": [[1, 2], [3]]}, {"ids": [[10**9] * 8]}, {"logits": "no"}, {"dtype": "int3"}, {"logits": None}]
 )
-def test_a_record_of_another_shape_is_a_sentence(damage, open_rows, make_sft, tmp_path):
+def test_a_malformed_probe_record_is_refused(damage, open_rows, make_sft, tmp_path):
     import numpy as np
     from transformers import AutoTokenizer
 

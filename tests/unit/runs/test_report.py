@@ -1,4 +1,4 @@
-"""The report of a run, whatever became of it: finished, failed, without a log, with one step."""
+"""The report of a run in any state: finished, failed, without a log, with one step."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_finished_run(make_config, tmp_path):
     assert (tmp_path / "curves.csv").read_text().splitlines()[-1] == "2,1.0,0.0005,1.0,0.75,1.25"
 
 
-def test_a_failed_run_says_why_and_has_the_curves_of_its_last_checkpoint(make_config, tmp_path):
+def test_a_failed_run_shows_its_error_and_the_curves_of_its_last_checkpoint(make_config, tmp_path):
     _log(tmp_path / "checkpoint-1", LOGS[:1], step=1)
     _log(tmp_path / "checkpoint-2", LOGS, step=2)
     failed = RunRecord("failed", "tiny", "SEQ_CLS", "lora", extra={"error": f"ValueError: {HOSTILE}"})
@@ -72,7 +72,7 @@ def test_a_run_without_a_log_has_no_curves(make_config, tmp_path, torn):
 
 
 @pytest.mark.parametrize("line", ['{"row": 1, "te', "3", '{"row": 1}'])
-def test_answers_end_before_a_line_that_is_none(make_config, tmp_path, line):
+def test_answers_end_before_an_invalid_line(make_config, tmp_path, line):
     rows = [{"row": 0, "text": "first", "label": "good", "prediction": "good"}]
     write_predictions(tmp_path / "eval_validation", rows)
     with (tmp_path / "eval_validation" / "predictions.jsonl").open("a") as file:
@@ -89,7 +89,7 @@ def test_a_run_of_one_step_in_chinese(make_config, tmp_path):
         assert shown in page, shown
 
 
-def test_nothing_but_the_table_unless_it_is_asked_for(make_config, tmp_path):
+def test_without_formats_only_the_table_of_curves_is_written(make_config, tmp_path):
     _log(tmp_path, LOGS)
     written = write_report(tmp_path, make_config("bert", results={"formats": []}), RECORD, {})
     assert [path.name for path in written] == ["curves.csv"]

@@ -1,4 +1,4 @@
-"""What a run says before and after: only commands that work."""
+"""What a run prints before and after: only commands that work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.runs.summary import announce_run, show_result
 RECORD = RunRecord(status="success", task_name="tiny", task_type="SEQ_CLS", method="lora")
 
 
-def test_the_next_commands_are_those_that_work(make_config, tmp_path, capfd):
+def test_suggested_commands_work(make_config, tmp_path, capfd):
     config = make_config("bert")
     folder = RunFolder(tmp_path)
     show_result(folder, config, RECORD)
@@ -41,7 +41,7 @@ def test_answers_and_table_in_the_language_of_the_results(make_config, tmp_path,
     assert "成功" in shown
 
 
-def test_notices_and_warnings_are_said_once(make_config, caplog):
+def test_notices_and_warnings_are_shown_once(make_config, caplog):
     config = replace(make_config("bert"), notices=("an older name",), warnings=("no effect",))
     with caplog.at_level(logging.INFO):
         announce_run(config)
