@@ -1,4 +1,4 @@
-"""The rate after each step, against values worked out by hand."""
+"""The learning rate after each step, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.schedules.restarts import Config
 
 
 def _rates(steps: int, warmup: int, **keys: Any) -> list[float]:
-    """Return the rate of each optimizer step; 1 is the run's."""
+    """Return the rate of each optimizer step, relative to the run's rate."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     args: Any = SimpleNamespace(get_warmup_steps=lambda total: warmup)
     schedule = restarts.build_schedule(optimizer, steps, args, Config(**keys))
@@ -31,7 +31,7 @@ def test_warm_up_restarts_and_decay() -> None:
     assert restarts.list_restarts(10, Config(restart_every=4, restart_decay=2)) == [4]
 
 
-def test_shares_of_the_run() -> None:
+def test_restarts_and_warmup_as_fractions_of_the_run() -> None:
     config = Config(restart_every=0.25, restart_warmup_steps=0.01, restart_decay=0.1)
     assert restarts.list_restarts(100, config) == [25, 50, 75]
     assert restarts.describe(100, config) == (
@@ -47,6 +47,6 @@ def test_cosine_falls_to_a_tenth() -> None:
 
 
 @pytest.mark.parametrize("keys", [{"restart_every": 2.5}, {"restart_decay": 1.5}, {"restart_every": 0}])
-def test_what_is_no_number_of_steps(keys: dict[str, float]) -> None:
+def test_invalid_numbers_of_steps_are_refused(keys: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="restart_"):
         Config(**keys)

@@ -1,4 +1,4 @@
-"""GRPO: advantages, losses and gradients are TRL's on the same answers; groups stay together."""
+"""GRPO: advantages, losses and gradients equal TRL's for the same answers; groups stay together."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def compute_theirs(model: Any, section: GrpoSection, old: list[torch.Tensor], tm
     ],
     ids=lambda keys: "-".join(map(str, keys.values())),
 )
-def test_losses_and_gradients_are_those_of_trl(keys, build_model, tmp_path, load_tokenizer_of):  # noqa: F811  build_model is a fixture
+def test_losses_and_gradients_equal_trls(keys, build_model, tmp_path, load_tokenizer_of):  # noqa: F811  build_model is a fixture
     section = GrpoSection(rewards={"em_strict": 1.0}, max_completion_length=LENGTH, **keys)
     prompts, answers, rewards = draw_answers()
     texts = [{"input_ids": p + a, "labels": [-100] * len(p) + a} for p, a in zip(prompts, answers, strict=True)]
@@ -126,14 +126,14 @@ def _gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
 
-def test_groups_are_compared_within_themselves():
+def test_advantages_are_relative_to_the_group():
     rewards = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
     assert compute_advantages(rewards, 4, "none").tolist() == [0.75, -0.25, -0.25, -0.25, 0, 0, 0, 0]
     assert compute_advantages(rewards, 4, "group")[:2].tolist() == pytest.approx([1.49970, -0.49990], abs=1e-4)
     assert compute_advantages(rewards, 4, "batch")[0].item() == pytest.approx(0.75 / (rewards.std().item() + 1e-4))
 
 
-def test_a_step_holds_whole_groups_as_often_as_asked_for():
+def test_a_step_holds_complete_groups_repeated_as_configured():
     order = GroupOrder(num_prompts=5, num_generations=2, per_step=2, num_iterations=2, seed=1)
     rows = list(order)
     assert len(rows) == len(order) == 16
@@ -168,7 +168,7 @@ def test_a_step_holds_whole_groups_as_often_as_asked_for():
         ({"kto": {"beta": 0}}, "use a number above 0"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_loaded(sections, said, write_run):
+def test_mistakes_are_reported_before_loading(sections, said, write_run):
     from utils.core.errors import ConfigError
     from utils.run_config import load_run_config
 

@@ -1,4 +1,4 @@
-"""Bringing datasets together: the number of steps, three labels, evaluation without training."""
+"""Preparation shared by tasks: the number of steps, three labels, evaluation without training."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from utils.tasks.task import default_task
         {"training__per_device_train_batch_size": 7, "training__dataloader_drop_last": True},
     ],
 )
-def test_steps_are_counted_as_the_trainer_counts_them(prepare_run, keys):
+def test_step_counts_equal_the_trainers(prepare_run, keys):
     run = prepare_run("bert", training__eval_strategy="no", training__save_strategy="no", **keys)
     run.trainer.train()
     assert count_training_steps(run.config.arguments, 40) == run.trainer.state.max_steps
 
 
-def test_no_rows_are_no_steps():
+def test_no_rows_give_no_steps():
     assert count_training_steps({}, 0) == 0
 
 
@@ -53,12 +53,12 @@ def test_without_training_no_adapter_is_attached(prepare_run, caplog):
     assert "peft has no effect" in caplog.text
 
 
-def test_without_training_and_adapter_nothing_is_warned_about(prepare_run, caplog):
+def test_evaluating_without_adapter_gives_no_warning(prepare_run, caplog):
     prepare_run("bert", training__do_train=False, peft={"method": "none"})
     assert "no effect" not in caplog.text
 
 
-def test_a_set_without_training_rows_can_only_be_predicted(prepare_run, make_set, tiny_base):
+def test_a_dataset_without_training_rows_can_only_be_predicted(prepare_run, make_set, tiny_base):
     from utils.tasks.classification.scoring import predict_tests, score_classification
 
     rows = [
@@ -83,14 +83,14 @@ def test_the_head_is_the_same_for_every_method(prepare_run):
     assert all(torch.equal(one, other) for head in heads[1:] for one, other in zip(heads[0], head, strict=True))
 
 
-def test_a_quantized_base_that_is_not_trained_is_refused_by_a_sentence(prepare_run, tiny_base):
+def test_evaluating_a_quantized_base_without_adapter_is_refused(prepare_run, tiny_base):
     model = {"name_or_path": str(tiny_base("llama")), "quantization": "nf4"}
     with pytest.raises(ConfigError, match=r"model\.quantization: not with training\.do_train: false"):
         prepare_run("llama", model=model, training__do_train=False)
 
 
 def test_training_batches_are_drawn_by_the_seed_from_training_rows(prepare_run, make_set, draw_rows):
-    """Nothing of the validation rows, the same rows for the same seed, padded as in training."""
+    """No validation rows, the same rows for the same seed, padded as in training."""
     data = make_set(train=draw_rows(30), validation=draw_rows(30, seed=1))
     run = prepare_run("bert", data=data, training__eval_strategy="no")
     rows = [run.data.draw_training_rows(8, seed) for seed in (1, 1, 2)]
@@ -105,7 +105,7 @@ def test_training_batches_are_drawn_by_the_seed_from_training_rows(prepare_run, 
         assert batch["attention_mask"].sum(-1).tolist() == [len(row["input_ids"]) for row in rows[0][start : start + 3]]
 
 
-def test_training_batches_of_a_language_model_keep_what_is_trained_on(prepare_run, make_sft):
+def test_training_batches_of_a_language_model_keep_their_labels(prepare_run, make_sft):
     run = prepare_run(config=make_sft(sft={"max_length": 128, "packing": True}))
     rows = run.data.draw_training_rows(5, 1)
     assert len(rows) == 5
@@ -116,8 +116,8 @@ def test_training_batches_of_a_language_model_keep_what_is_trained_on(prepare_ru
     assert -100 in batch["labels"]
 
 
-def test_the_adapters_seed_is_its_own_where_it_has_one(prepare_run: Any) -> None:
-    """Another init_seed draws other factors, and neither another head nor another order of rows."""
+def test_init_seed_affects_only_the_adapter(prepare_run: Any) -> None:
+    """Another init_seed changes the adapter's factors, but neither the head nor the row order."""
     runs = [prepare_run(peft={"method": "lora", "lora_r": 4, "init_seed": seed}) for seed in (None, 42, 7)]
     weights = [dict(run.model.named_parameters()) for run in runs]
     factor = next(name for name in weights[0] if ".lora_A." in name)

@@ -1,4 +1,4 @@
-"""What the libraries refuse of the training section is said before any data is read, by the key that asks it."""
+"""What the libraries refuse in the training section is reported before any data is read, at the key that causes it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read(tmp_path: Path) -> Callable[..., RunConfig]:
         ),
     ],
 )
-def test_what_the_libraries_refuse(training: dict[str, Any], said: str, read: Callable[..., RunConfig]) -> None:
+def test_settings_the_libraries_refuse(training: dict[str, Any], said: str, read: Callable[..., RunConfig]) -> None:
     config = read(**training)
     with pytest.raises(ConfigError) as caught, config.locating_errors():
         rehearse(config)
@@ -70,5 +70,5 @@ def test_what_the_libraries_refuse(training: dict[str, Any], said: str, read: Ca
         {"fp16": True},
     ],
 )
-def test_what_they_take(training: dict[str, Any], read: Callable[..., RunConfig]) -> None:
+def test_settings_the_libraries_accept(training: dict[str, Any], read: Callable[..., RunConfig]) -> None:
     rehearse(read(**training))

@@ -1,4 +1,4 @@
-"""A task of one's own is one file in a folder of one's own: found, checked, trained, proved and reported as any."""
+"""A custom task is one file in a folder: found, checked, trained, verified and reported like any other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _toy() -> Iterator[None]:
     registry.remove_folder(folder)
 
 
-def test_a_section_of_its_own_asks_for_it(make_config: Callable[..., Any]) -> None:
+def test_its_section_selects_it(make_config: Callable[..., Any]) -> None:
     config = make_config("bert", toy={"unit": 5})
     assert (config.task, config.task_type) == ("counting", "SEQ_CLS")
     assert load_task("counting").name() == "counting"
@@ -42,7 +42,7 @@ def test_a_section_of_its_own_asks_for_it(make_config: Callable[..., Any]) -> No
         ({"unit": 100}, "toy.unit: more than dataset.max_length (32), so no text counts as 1"),
     ],
 )
-def test_its_mistakes_are_told_with_those_of_the_file(
+def test_its_mistakes_are_reported_with_those_of_the_file(
     section: dict[str, Any], said: str, make_config: Callable[..., Any]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -50,7 +50,7 @@ def test_its_mistakes_are_told_with_those_of_the_file(
     assert said in str(caught.value)
 
 
-def test_a_task_type_without_a_task_of_its_own_needs_the_section(
+def test_a_task_type_without_a_default_task_needs_the_section(
     make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_task("counting"), "TASK_TYPE", "COUNTING")
@@ -61,7 +61,7 @@ def test_a_task_type_without_a_task_of_its_own_needs_the_section(
         default_task("COUNTING")
 
 
-def test_it_is_trained_proved_and_reported(make_config: Callable[..., Any]) -> None:
+def test_it_is_trained_verified_and_reported(make_config: Callable[..., Any]) -> None:
     config = make_config(
         "bert", toy={"unit": 5}, training__num_train_epochs=12, training__eval_strategy="epoch",
         training__load_best_model_at_end=True, training__early_stopping_patience=12, results__formats=["json", "xlsx"],

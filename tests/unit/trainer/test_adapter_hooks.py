@@ -1,4 +1,4 @@
-"""AdaLoRA in both trainers: its penalty is minimised, its ranks are shared out, and a resumed run is the same run."""
+"""AdaLoRA in both trainers: its penalty is minimised, ranks are reallocated, and a resumed run is exact."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _losses(prepared, is_causal):
 
 
 @pytest.mark.parametrize("kind", ["classifier", "language model"])
-def test_the_penalty_is_in_the_loss_of_training_alone(kind, prepare_run, make_sft):
+def test_the_penalty_is_only_in_the_training_loss(kind, prepare_run, make_sft):
     losses, causal = {}, kind == "language model"
     for weight in (0, 0.5, 50):
         keys = {"peft": {**ADALORA["peft"], "orth_reg_weight": weight, "lora_dropout": 0.0}}
@@ -66,7 +66,7 @@ def test_accumulated_batches_count_the_penalty_once(kind, prepare_run, make_sft)
     assert trained[0] == [pytest.approx(pair, rel=1e-4) for pair in trained[1]]
 
 
-def test_the_longest_batch_that_was_tried_is_in_no_logged_penalty(prepare_run):
+def test_the_trial_batch_is_not_in_the_logged_penalty(prepare_run):
     logged = []
     for tried in (False, True):
         keys = {"training__max_steps": 2, "training__logging_steps": 2, "training__try_longest_batch": tried}
@@ -81,7 +81,7 @@ def _ranks(model):
     return {name: int((part != 0).sum()) for name, part in model.named_parameters() if "lora_E" in name}
 
 
-def test_ranks_are_taken_away_by_the_schedule_and_saved_as_they_are(prepare_run, tmp_path):
+def test_ranks_are_pruned_by_the_schedule_and_saved(prepare_run, tmp_path):
     import torch
 
     keys = {"training__max_steps": 10, "training__save_strategy": "no", "training__eval_strategy": "no"}
@@ -116,7 +116,7 @@ def _base(prepared):
 
 
 def test_a_checkpoint_before_the_ranks_are_final_holds_every_rank(prepare_run, tmp_path):
-    """Between allocations a rank that was set to zero grows again: cut off, the checkpoint would be another model."""
+    """Between allocations a pruned rank can grow again, so a checkpoint without it would be another model."""
     import torch
 
     from utils.adapters.adapter import load_adapter
@@ -156,7 +156,7 @@ def test_a_checkpoint_before_the_ranks_are_final_holds_every_rank(prepare_run, t
     ],
     ids=["adalora", "adalora, ranks final", "p-tuning", "prefix-tuning", "prompt-tuning"],
 )
-def test_a_resumed_run_is_the_uninterrupted_one(prepare_run, tmp_path, peft, at):
+def test_a_resumed_run_equals_an_uninterrupted_one(prepare_run, tmp_path, peft, at):
     import torch
 
     keys = {"training__max_steps": 10, "training__save_steps": at, "training__eval_strategy": "no", "peft": peft}
@@ -170,8 +170,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(prepare_run, tmp_path, peft, at)
 
 
 @pytest.mark.parametrize("method", ["adalora", "p-tuning"])
-def test_the_best_checkpoint_comes_back_as_it_was(prepare_run, tmp_path, method):
-    """peft's own file holds the prompts that p-tuning's network made: read into the network, they are others."""
+def test_the_best_checkpoint_is_restored_exactly(prepare_run, tmp_path, method):
+    """peft's file holds the prompts made by p-tuning's network; loaded into the network, they would change."""
     import torch
     from transformers import TrainerCallback
 
@@ -199,7 +199,7 @@ def _trained(model):
     return {name: part.detach() for name, part in model.named_parameters() if part.requires_grad}
 
 
-def test_a_schedule_without_room_is_refused():
+def test_a_schedule_without_an_allocation_phase_is_refused():
     from utils.adapters.adalora import Config
     from utils.core.errors import ConfigError
 

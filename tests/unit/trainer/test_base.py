@@ -1,4 +1,4 @@
-"""Another trainer of TRL's on the base: one class, nothing else, and a run is resumed to the same weights."""
+"""Another TRL trainer on our base: one class, and a run is resumed to the same weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from utils.trainer.building import build_arguments, build_trainer
 
 
 class PreferenceTrainer(LoraNsTrainer, DPOTrainer):
-    """DPO as a task would have it."""
+    """DPO as a task would define it."""
 
 
 class UnpairedTrainer(LoraNsTrainer, KTOTrainer):
-    """KTO as a task would have it."""
+    """KTO as a task would define it."""
 
 
 PAIRS = [{"prompt": f"{a} + {a} = ", "chosen": str(2 * a), "rejected": str(a)} for a in range(16)]

@@ -1,4 +1,4 @@
-"""The progress of training, its measurements, and the callbacks of the user's own."""
+"""Training progress, measurements, and the user's own callbacks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(prepare_run, capfd):
     assert "runtime" not in scores[0]
 
 
-def test_measuring_tells_the_first_step_and_the_memory(prepare_run):
+def test_first_step_time_and_memory_are_measured(prepare_run):
     run = prepare_run("bert")
     run.measuring._started = time.monotonic() - 100
     assert run.measuring.time_to_first_step_s is None
@@ -40,7 +40,7 @@ def test_measuring_tells_the_first_step_and_the_memory(prepare_run):
 
 
 @pytest.mark.parametrize(("step", "said"), [(0, ""), (7, "continues at step 8 of 20\n")])
-def test_a_resumed_run_says_where_it_goes_on(step: int, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_run_reports_where_it_continues(step: int, said: str, capfd: pytest.CaptureFixture[str]) -> None:
     args = TrainingArguments(output_dir="x", use_cpu=True, report_to=[])
     capfd.readouterr()
     ProgressCallback().on_train_begin(args, TrainerState(global_step=step, max_steps=20), TrainerControl())
@@ -63,7 +63,7 @@ NOT_ONE = dict
 
 
 @pytest.mark.parametrize("kind", ["classifier", "language model"])
-def test_a_callback_of_the_users_is_told_of_the_training(kind, prepare_run, make_sft, tmp_path, monkeypatch):
+def test_a_users_callback_receives_training_events(kind, prepare_run, make_sft, tmp_path, monkeypatch):
     (tmp_path / f"recorder_{kind[0]}.py").write_text(RECORDER)
     monkeypatch.chdir(tmp_path)
     keys = {"training__callbacks": [f"recorder_{kind[0]}:Recorder"], "training__max_steps": 2}
@@ -83,7 +83,7 @@ def test_a_callback_of_the_users_is_told_of_the_training(kind, prepare_run, make
         ("recorder_y:Recorder", "recorder_y cannot be imported: .*: No module named 'package_that_is_missing'"),
     ],
 )
-def test_what_is_no_callback_is_a_sentence(name, sentence, tmp_path, monkeypatch):
+def test_an_invalid_callback_is_refused_in_one_sentence(name, sentence, tmp_path, monkeypatch):
     (tmp_path / "recorder_x.py").write_text(RECORDER)
     (tmp_path / "recorder_y.py").write_text("import package_that_is_missing\n" + RECORDER)
     monkeypatch.syspath_prepend(tmp_path)
@@ -105,7 +105,7 @@ def test_what_is_no_callback_is_a_sentence(name, sentence, tmp_path, monkeypatch
         ("broken:Recorder", "broken cannot be imported: .*broken.py:2: SyntaxError"),
     ],
 )
-def test_a_callback_that_is_not_there_is_told_with_its_line(name, sentence, make_config, tmp_path, monkeypatch):
+def test_a_missing_callback_is_reported_with_its_line(name, sentence, make_config, tmp_path, monkeypatch):
     (tmp_path / "recorder.py").write_text(RECORDER)
     (tmp_path / "broken.py").write_text("\nx = (\n")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Which checkpoints are whole, which may go, and where the best one is."""
+"""Which checkpoints are complete, which may be removed, and where the best one is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def left(folder: Path) -> list[int]:
     return [int(each.name.split("-")[1]) for each in find_checkpoints(folder)]
 
 
-def test_a_torn_checkpoint_is_none(tmp_path: Path) -> None:
+def test_a_torn_checkpoint_is_ignored(tmp_path: Path) -> None:
     make(tmp_path, 2, 10)
     make(tmp_path, 20, state='{"global_st')
     (tmp_path / "checkpoint-30").mkdir()
@@ -41,13 +41,15 @@ def test_a_torn_checkpoint_is_none(tmp_path: Path) -> None:
         (2, 3, [3, 12]), (1, 3, [3, 12]), (1, 12, [12]), (3, 4, [4, 8, 12]), (2, 9, [9, 12]), (0, 9, [4, 8, 9, 12]),
     ],
 )  # fmt: skip
-def test_the_best_and_the_newest_always_stay(tmp_path: Path, limit: int | None, best: int, expected: list[int]) -> None:
+def test_the_best_and_the_newest_checkpoint_are_kept(
+    tmp_path: Path, limit: int | None, best: int, expected: list[int]
+) -> None:
     make(tmp_path, 3, 4, 6, 8, 9, 12, extra=(3, 6, 9, 12))
     rotate_checkpoints(tmp_path, limit, [tmp_path / f"checkpoint-{best}"])
     assert left(tmp_path) == expected
 
 
-def test_one_that_becomes_due_is_kept_as_others(tmp_path: Path) -> None:
+def test_a_checkpoint_that_becomes_due_is_kept_like_others(tmp_path: Path) -> None:
     make(tmp_path, 3, 4, extra=(3,))
     mark_checkpoint(tmp_path, 3, only_for_evaluation=False)
     rotate_checkpoints(tmp_path, None, [])
@@ -64,7 +66,7 @@ def test_the_link_follows_the_best(tmp_path: Path) -> None:
     assert not (tmp_path / "best_model").is_symlink()
 
 
-def test_later_ones_are_moved_not_removed(tmp_path: Path) -> None:
+def test_later_checkpoints_are_moved_not_removed(tmp_path: Path) -> None:
     make(tmp_path, 3, 4, 8)
     assert [each.name for each in set_aside_later(tmp_path, 3, tmp_path / "aside")] == ["checkpoint-4", "checkpoint-8"]
     assert left(tmp_path) == [3]

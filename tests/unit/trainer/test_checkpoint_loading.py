@@ -1,4 +1,4 @@
-"""What stands in a checkpoint's files is taken up whole, or a sentence says why not."""
+"""A checkpoint's files are loaded completely, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FRESH = {
         ),
     ],
 )
-def test_states_of_other_kinds_are_refused(found, said):
+def test_states_of_other_types_are_refused(found, said):
     if said is None:
         require_like(found, FRESH, "run/checkpoint-4")
         return
@@ -52,7 +52,7 @@ class _Hostile:
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda thing, file: file.write_bytes(pickle.dumps(thing))])
-def test_a_pickle_that_runs_code_is_a_sentence(save, tmp_path, monkeypatch):
+def test_a_pickle_that_runs_code_is_refused(save, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(_Hostile(), tmp_path / "optimizer.pt")
     with pytest.raises(UserError, match="cannot be resumed"), explain_checkpoint("run/checkpoint-4"):
@@ -62,7 +62,7 @@ def test_a_pickle_that_runs_code_is_a_sentence(save, tmp_path, monkeypatch):
 
 @pytest.fixture
 def mixture():
-    """Make a tiny mixture of experts: one tensor of all experts in memory, one for each in the file."""
+    """Make a tiny mixture of experts: one tensor of all experts in memory, one per expert in the file."""
     import torch
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -74,7 +74,7 @@ def mixture():
 
 
 @pytest.mark.parametrize("shard", ["50GB", "4KB"])
-def test_experts_come_back(shard, mixture, tmp_path):
+def test_experts_are_restored(shard, mixture, tmp_path):
     import torch
 
     mixture.save_pretrained(tmp_path, max_shard_size=shard)
@@ -86,7 +86,7 @@ def test_experts_come_back(shard, mixture, tmp_path):
     assert all(torch.equal(part, expected[name]) for name, part in mixture.state_dict().items())
 
 
-def test_single_precision_beside_half_is_not_rounded(mixture, tmp_path):
+def test_float32_parameters_in_a_half_precision_model_are_not_rounded(mixture, tmp_path):
     import torch
 
     mixture.to(torch.bfloat16)
@@ -102,7 +102,7 @@ def test_single_precision_beside_half_is_not_rounded(mixture, tmp_path):
     assert mixture.model.norm.weight.dtype == torch.bfloat16
 
 
-def test_a_tensor_that_is_gone_is_named(mixture, tmp_path):
+def test_a_missing_tensor_is_named(mixture, tmp_path):
     from safetensors.torch import load_file, save_file
 
     mixture.save_pretrained(tmp_path)

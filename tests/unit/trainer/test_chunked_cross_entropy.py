@@ -1,4 +1,4 @@
-"""The head at trained positions: the same loss and gradients as whole logits, for every kind of head."""
+"""The output layer at trained positions only: the same loss and gradients as full logits, for every kind of head."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _whole_logits_loss(model, ids, labels, smoothing=0.0, by_probability=False):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weigh_by_probability": True}], ids=str)
-def test_loss_and_gradients_equal_those_of_whole_logits(kind, options, monkeypatch, caplog):
+def test_loss_and_gradients_equal_those_of_full_logits(kind, options, monkeypatch, caplog):
     torch.manual_seed(0)
     model = _without_dropout(KINDS[kind]()).train()
     expected = copy.deepcopy(model)
@@ -112,7 +112,7 @@ def test_loss_and_gradients_equal_those_of_whole_logits(kind, options, monkeypat
 
 
 @pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"weigh_by_probability": True}], ids=str)
-def test_evaluation_is_plain_cross_entropy_whatever_is_trained_by(options):
+def test_evaluation_uses_plain_cross_entropy_for_any_training_loss(options):
     torch.manual_seed(0)
     model = _llama()
     expected = copy.deepcopy(model).eval()
@@ -122,7 +122,7 @@ def test_evaluation_is_plain_cross_entropy_whatever_is_trained_by(options):
     assert torch.isclose(output.loss.double(), _whole_logits_loss(expected, ids, labels)[0], rtol=1e-5)
 
 
-def test_an_unknown_way_to_logits_is_noticed_and_still_right(caplog):
+def test_an_unknown_output_layer_falls_back_to_full_logits(caplog):
     class Doubling(LlamaForCausalLM):
         def forward(self, *args, **kwargs):
             output = super().forward(*args, **kwargs)
@@ -139,7 +139,7 @@ def test_an_unknown_way_to_logits_is_noticed_and_still_right(caplog):
     assert torch.isclose(output.loss.double(), _whole_logits_loss(expected, ids, labels)[0], rtol=1e-5)
 
 
-def test_without_the_switch_the_model_answers_as_before():
+def test_switched_off_the_model_is_unchanged():
     model = _llama().eval()
     ids, labels = _batch()
     before = model(input_ids=ids, labels=labels)
@@ -150,7 +150,7 @@ def test_without_the_switch_the_model_answers_as_before():
     assert model.generate(ids[:1], max_new_tokens=3, do_sample=False).shape == (1, 23)
 
 
-def test_a_batch_without_trained_positions_gives_a_zero_that_can_be_differentiated():
+def test_a_batch_without_trained_positions_gives_a_differentiable_zero():
     model = _llama()
     install_trained_head(model)
     ids, labels = _batch()
@@ -160,7 +160,7 @@ def test_a_batch_without_trained_positions_gives_a_zero_that_can_be_differentiat
     assert output.num_targets == 0
 
 
-def test_the_function_passes_a_numerical_check_of_its_gradients():
+def test_gradients_pass_gradcheck():
     torch.manual_seed(0)
     hidden = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
@@ -184,7 +184,7 @@ def test_the_function_passes_a_numerical_check_of_its_gradients():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_bfloat16_is_as_close_as_bfloat16_gets(autocast):
+def test_bfloat16_error_is_within_its_precision(autocast):
     torch.manual_seed(0)
     model = _llama().eval() if autocast else _llama().eval().to(torch.bfloat16)
     install_trained_head(model)
@@ -197,7 +197,7 @@ def test_bfloat16_is_as_close_as_bfloat16_gets(autocast):
 
 
 class _LargestTensor(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
+    """Records the largest tensor that any operation creates."""
 
     numel = 0
 

@@ -1,4 +1,4 @@
-"""How a run was launched, by the launchers' settings and the file, and what a global batch means for each process."""
+"""How a run was launched, by the launcher's variables and the file, and the batch size of each process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.count_launched() == 1
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert launch.count_launched() == 4
@@ -36,7 +36,7 @@ def test_every_shipped_file_is_found_by_its_name(path: Path) -> None:
     assert launch.find_sharding({"deepspeed": path.stem}) == ("ZeRO-3" if stage == 3 else None)
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "did you mean zero" in str(launch.deepspeed_problem("zero5"))
     assert launch.deepspeed_problem(None) is launch.deepspeed_problem({"zero_optimization": {}}) is None
     (tmp_path / "bad.json").write_text("[1]")
@@ -58,7 +58,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         ({}, {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, None),
     ],
 )
-def test_who_spreads_weights(
+def test_which_launchers_shard_weights(
     arguments: dict[str, Any], environment: dict[str, str], sharding: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -67,14 +67,14 @@ def test_who_spreads_weights(
     assert launch.is_sharded(arguments) == (sharding is not None)
 
 
-def test_who_builds_the_optimizer() -> None:
+def test_which_launchers_build_the_optimizer() -> None:
     assert launch.names_optimizer({"deepspeed": "zero3_offload"})
     assert not launch.names_optimizer({"deepspeed": "zero2"})
     assert not launch.names_optimizer({})
 
 
-def test_a_process_without_a_launcher_stands_alone(monkeypatch):
-    """DeepSpeed would look for MPI; what a launcher has said stays."""
+def test_a_process_without_a_launcher_is_a_single_process(monkeypatch):
+    """DeepSpeed would look for MPI; variables set by a launcher are kept."""
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     launch.stand_alone()
@@ -98,8 +98,8 @@ def test_a_process_without_a_launcher_stands_alone(monkeypatch):
         ("/bin/bash", 1),
     ],
 )
-def test_how_many_processes_accelerate_was_asked_for(words, asked, tmp_path, monkeypatch):
-    """Its own words end at the script; a file of its counts where they do not say."""
+def test_number_of_processes_requested_from_accelerate(words, asked, tmp_path, monkeypatch):
+    """accelerate's own arguments end at the script; its file counts where they say nothing."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
     (tmp_path / "cpu.yaml").write_text("distributed_type: 'NO'\nnum_processes: 5\n")
     assert launch.count_asked(words.replace("FILE", str(tmp_path / "cpu.yaml")).split()) == asked
@@ -117,7 +117,7 @@ def test_how_many_processes_accelerate_was_asked_for(words, asked, tmp_path, mon
         (128, 16, 8, 16, 1), (128, 16, 32, 4, 1),
     ],
 )  # fmt: skip
-def test_it_divides(total: int, ceiling: int, processes: int, rows: int, steps: int) -> None:
+def test_a_divisible_global_batch_size(total: int, ceiling: int, processes: int, rows: int, steps: int) -> None:
     assert division_problem(total, ceiling, processes) is None
     assert split_batch(total, ceiling, processes) == (rows, steps)
     assert steps * rows * processes == total
@@ -132,7 +132,7 @@ def test_it_divides(total: int, ceiling: int, processes: int, rows: int, steps: 
         (62, 16, 1, "62 rows do not divide into batches of 16 rows; the nearest that do: 48 or 64"),
     ],
 )
-def test_it_does_not(total: int, ceiling: int, processes: int, sentence: str) -> None:
+def test_an_indivisible_global_batch_size_is_refused(total: int, ceiling: int, processes: int, sentence: str) -> None:
     assert division_problem(total, ceiling, processes) == sentence
     for size in (int(word) for word in sentence.partition("do: ")[2].split(" or ")):
         assert division_problem(size, ceiling, processes) is None
@@ -149,8 +149,8 @@ def test_it_does_not(total: int, ceiling: int, processes: int, sentence: str) ->
         ({}, None, None),
     ],
 )
-def test_the_launcher_and_the_run_agree_on_the_precision(arguments, asked, said, monkeypatch):
-    """accelerate applied its own in silence: a run in bfloat16 was recorded as one in float32."""
+def test_launcher_and_run_must_agree_on_mixed_precision(arguments, asked, said, monkeypatch):
+    """accelerate silently applied its own: a run in bfloat16 was recorded as one in float32."""
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     if asked is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)

@@ -1,4 +1,4 @@
-"""A bfloat16 base trained under autocast: whatever is trained beside the low-rank update, in float32, goes with it."""
+"""A bfloat16 base trained under autocast works with any additional module trained in float32."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def untied(tmp_path_factory, tiny_base):
-    """Make a llama whose head is a matrix of its own."""
+    """Make a Llama whose output layer has its own weights."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder = tmp_path_factory.mktemp("base") / "llama"
@@ -32,7 +32,7 @@ def untied(tmp_path_factory, tiny_base):
 
 @pytest.fixture
 def train(prepare_run, make_sft, make_set, tiny_base, untied):
-    """Return a function that trains two steps; gives the trainer and the losses."""
+    """Return a function that trains two steps and returns the trainer and the losses."""
 
     def run(family, peft, **overrides):
         rows = [{"prompt": f"w{n} good", "completion": f" w{n + 1} film w{n % 5}"} for n in range(8)]

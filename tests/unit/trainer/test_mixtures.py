@@ -1,4 +1,4 @@
-"""A mixture of experts: methods that its experts or its balancing loss do not go with say so, or leave it out."""
+"""A mixture of experts: methods incompatible with its experts or its balancing loss refuse or disable them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make(base, make_sft, make_set):
     return run
 
 
-def test_a_prefix_leaves_the_balancing_loss_out(make, prepare_run, tmp_path):
+def test_a_prefix_disables_the_balancing_loss(make, prepare_run, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -58,13 +58,13 @@ def test_a_prefix_leaves_the_balancing_loss_out(make, prepare_run, tmp_path):
         assert torch.equal(loaded.eval()(**row).logits, run.trainer.model.eval()(**row).logits)
 
 
-def test_a_wish_for_that_loss_is_refused(make):
+def test_a_prefix_with_an_explicit_balancing_loss_is_refused(make):
     with pytest.raises(ConfigError, match=r"sft\.router_aux_loss_coef: not with peft\.method: prefix-tuning"):
         make({"method": "prefix-tuning"}, sft={"max_length": 32, "router_aux_loss_coef": 0.01})
 
 
 @pytest.mark.parametrize("keys", [{"use_dora": True}, {"lora_dropout": 0.1}])
-def test_what_experts_do_not_take_is_a_sentence(keys, make, prepare_run):
+def test_methods_unsupported_by_experts_are_refused(keys, make, prepare_run):
     (key,) = keys
     with pytest.raises(ModelError, match=rf"peft\.{key}: not on the experts of this model \(qwen3_moe\)"):
         prepare_run(config=make({"method": "lora", **keys}))

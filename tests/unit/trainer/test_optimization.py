@@ -1,4 +1,4 @@
-"""LoRA+ and the head's rate: who learns at which rate, under any optimizer, with decay and schedule as before."""
+"""LoRA+ and the head's rate: learning rates of parameter groups under any optimizer, decay and schedule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 
 def _rates(trainer):
-    """Give learning rate and weight decay by parameter, before the first step."""
+    """Return learning rate and weight decay by parameter, before the first step."""
     optimizer = trainer.create_optimizer()
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     return {
@@ -21,7 +21,7 @@ LORA_PLUS = {"method": "lora", "lora_r": 4, "loraplus_lr_ratio": 16, "bias": "al
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adafactor", "sgd"])
-def test_b_learns_faster_and_the_head_as_it_says(prepare_run, optim):
+def test_b_has_a_higher_rate_and_the_head_its_own(prepare_run, optim):
     keys = {"training__learning_rate": 1e-3, "training__head_learning_rate": 5e-3, "training__weight_decay": 0.1}
     run = prepare_run("bert", peft=LORA_PLUS, training__optim=optim, **keys)
     rates = _rates(run.trainer)
@@ -33,7 +33,7 @@ def test_b_learns_faster_and_the_head_as_it_says(prepare_run, optim):
         assert decay == (0.0 if "bias" in name else 0.1), name
 
 
-def test_embeddings_have_a_rate_of_their_own(prepare_run):
+def test_embeddings_have_their_own_rate(prepare_run):
     peft = {**LORA_PLUS, "target_modules": ["embed_tokens", "q_proj"], "loraplus_lr_embedding": 2e-5, "bias": "none"}
     rates = _rates(prepare_run("llama", peft=peft, training__learning_rate=1e-3).trainer)
     found = {part: {round(rate, 9) for name, (rate, _) in rates.items() if f".{part}" in name}
@@ -41,13 +41,13 @@ def test_embeddings_have_a_rate_of_their_own(prepare_run):
     assert found == {"lora_embedding_": {2e-5}, "lora_A.": {1e-3}, "lora_B.": {16e-3}}
 
 
-def test_a_language_model(prepare_run, make_sft):
+def test_rates_of_a_language_model(prepare_run, make_sft):
     peft = {"method": "lora", "lora_r": 4, "loraplus_lr_ratio": 8, "target_modules": "all-linear"}
     rates = _rates(prepare_run(config=make_sft(peft=peft, training__learning_rate=1e-3)).trainer)
     assert {(".lora_B." in name, round(rate, 6)) for name, (rate, _) in rates.items()} == {(True, 8e-3), (False, 1e-3)}
 
 
-def test_the_schedule_moves_all_rates_alike(prepare_run):
+def test_the_schedule_scales_all_rates(prepare_run):
     keys = {"training__max_steps": 4, "training__warmup_steps": 2, "training__lr_scheduler_type": "linear"}
     run = prepare_run("bert", peft=LORA_PLUS, training__learning_rate=1e-3, training__eval_strategy="no", **keys)
     seen = []
@@ -69,7 +69,7 @@ def test_without_a_ratio_nothing_changes(prepare_run):
 
 
 def test_b_moves_sixteen_times_as_far(prepare_run):
-    """Adam's first step is the learning rate in every weight that has a gradient."""
+    """Adam's first step equals the learning rate in every weight that has a gradient."""
     keys = {"training__max_steps": 1, "training__eval_strategy": "no", "training__warmup_steps": 0}
     moved = {}
     for ratio in (None, 16):

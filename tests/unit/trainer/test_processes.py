@@ -1,4 +1,4 @@
-"""One process prepares data before the others, which wait however long it takes; alone nothing is locked."""
+"""One process prepares data first while the others wait as long as needed; a single process takes no lock."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_lock_does_not_outlive_its_process(tmp_path: Path) -> None:
     assert _start(1, tmp_path).communicate(timeout=60)[0].strip() == "read"
 
 
-def test_alone_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_writes_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path / "cache"))
     with main_process_first(str(tmp_path)):
@@ -61,7 +61,7 @@ def test_alone_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_how_many_processes_train_is_always_said(caplog, monkeypatch):
+def test_the_number_of_processes_is_always_logged(caplog, monkeypatch):
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     args = TrainingArguments("out", use_cpu=True)

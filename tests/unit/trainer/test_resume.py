@@ -1,4 +1,4 @@
-"""A run that is resumed to be longer: the learning rates and the optimizer's state at the place where it goes on."""
+"""A run that is resumed to be longer: learning rates and optimizer state where it continues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HALF_WAY = {**BASE, "training__num_train_epochs": 2, "training__save_strategy": 
 
 
 def compute_rates(build: Any, steps: int, base: float = RATE) -> list[float]:
-    """Return the rates of so many steps by one of torch's own schedules, which knows nothing of transformers."""
+    """Return the first rates of one of torch's own schedules, which knows nothing of transformers."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
     schedule, rates = build(optimizer, steps), []
     for _ in range(steps):
@@ -69,7 +69,7 @@ def read_rates(run: Any) -> list[float]:
 
 
 def resume(prepare_run: Any, make_config: Any, first: dict[str, Any], then: dict[str, Any]) -> tuple[Any, Any, Path]:
-    """Run to the end, then on from checkpoint-5 with other settings."""
+    """Train to the end, then continue from checkpoint-5 with other settings."""
     short = prepare_run(config=make_config("bert", **first))
     short.trainer.train()
     longer = prepare_run(config=make_config("bert", **{**first, **then}))
@@ -92,8 +92,8 @@ def test_a_finished_run_made_longer_follows_the_new_schedule(kind, prepare_run, 
     assert (said in caplog.text) == (not kind.startswith("constant")), "said where it is so, and only there"
 
 
-def test_so_do_max_steps_parameters_with_rates_of_their_own_and_a_run_that_was_cut_off(prepare_run, make_config):
-    """From the midst of a schedule of 10 steps into one of 6; the head learns at a rate of its own."""
+def test_a_new_schedule_applies_to_max_steps_parameter_groups_and_interrupted_runs(prepare_run, make_config):
+    """From the middle of a schedule of 10 steps into one of 6; the head has its own learning rate."""
     keys = {**HALF_WAY, "training__lr_scheduler_type": "cosine", "training__head_learning_rate": 3 * RATE}
     _, longer, _ = resume(prepare_run, make_config, keys, {"training__max_steps": 6})
     cosine = TORCH["cosine"][1]
@@ -103,8 +103,8 @@ def test_so_do_max_steps_parameters_with_rates_of_their_own_and_a_run_that_was_c
     assert max(ends) == pytest.approx(0.0, abs=1e-9), "at the end of its own schedule"
 
 
-def test_the_optimizer_goes_on_with_its_moments_and_the_first_step_is_of_the_new_rate(prepare_run, make_config):
-    """The step behind the checkpoint, made once more by a plain AdamW that is given state, gradient and rate."""
+def test_the_optimizer_keeps_its_moments_and_the_first_step_has_the_new_rate(prepare_run, make_config):
+    """The step after the checkpoint, repeated by a plain AdamW given state, gradient and rate."""
     keys = {**BASE, "training__lr_scheduler_type": "cosine", "training__max_grad_norm": 0.0}
     short = prepare_run(config=make_config("bert", **keys))
     short.trainer.train()
@@ -144,7 +144,7 @@ def test_the_optimizer_goes_on_with_its_moments_and_the_first_step_is_of_the_new
         assert not torch.equal(value, after)
 
 
-def test_a_clock_that_is_set_back_gives_no_negative_seconds(prepare_run, monkeypatch):
+def test_a_clock_set_back_gives_no_negative_seconds(prepare_run, monkeypatch):
     began = time.monotonic()
     monkeypatch.setattr("time.time", lambda: 2e9 - 100 * (time.monotonic() - began))
     run = prepare_run("bert", training__max_steps=2, training__eval_strategy="no", training__save_strategy="no",

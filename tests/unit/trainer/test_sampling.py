@@ -1,4 +1,4 @@
-"""The order of rows: every row once, like lengths together, the longest first, all from seed and epoch."""
+"""Row order: every row once, similar lengths together, the longest first, determined by seed and epoch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_row_comes_exactly_once(grouped):
         assert len(order) == rows
 
 
-def test_the_order_follows_seed_and_epoch_only():
+def test_the_order_depends_only_on_seed_and_epoch():
     lengths = _lengths(100)
     first = list(SeededOrder(100, 42, lengths, 8))
     torch.manual_seed(1)
@@ -39,14 +39,14 @@ def test_the_order_follows_seed_and_epoch_only():
 
 @pytest.mark.parametrize("rows", [5, 9, 203, 1001])
 def test_the_longest_row_is_in_the_first_batch(rows):
-    """Also when the draw puts it into the rest of fewer rows than a batch: memory runs out at once or never."""
+    """Even if drawn into the incomplete last batch: memory then runs out at once or never."""
     for seed in range(20):
         lengths = _lengths(rows, seed)
         lengths[seed % rows] = 500
         assert seed % rows in list(SeededOrder(rows, seed, lengths, 8))[:8], seed
 
 
-def test_batches_hold_rows_of_like_length():
+def test_batches_hold_rows_of_similar_length():
     lengths = _lengths(1000)
 
     def padded(order):

@@ -1,4 +1,4 @@
-"""What trackers are told of a run; the user's own words win. Real trackers: tests/commands/test_trackers.py."""
+"""What trackers receive; the user's own settings win. Real trackers: tests/commands/test_trackers.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_a_run_is_called_as_its_folder_and_tagged_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_named_after_its_folder_and_tagged(monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_run_config("configs/quickstart.yaml", ["training.output_dir=out/a-lora-s7", "seed=7"])
     second = load_run_config("configs/quickstart.yaml", ["peft.method=head-only", "training.report_to=wandb",
                                                          "training.wandb.project=mine"])  # fmt: skip
@@ -69,7 +69,7 @@ def test_tensorboard_has_the_configuration_and_the_final_scores(tmp_path: Path) 
     assert "a-secret" not in text
 
 
-def test_a_tracker_that_cannot_be_reached_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_tracker_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "logs").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         report_run(load_run_config("quickstart", [f"training.output_dir={tmp_path}"]), RECORD)
@@ -85,7 +85,7 @@ def _follow(prepare_run: Any, **settings: Any) -> tuple[Any, Any]:
     return run.trainer, tracker
 
 
-def test_a_tracker_that_fails_in_a_run_is_left_out(prepare_run: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tracker_that_fails_during_a_run_is_dropped(prepare_run: Any, caplog: pytest.LogCaptureFixture) -> None:
     class Break(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             tracker.tb_writer = "broken"
@@ -100,7 +100,7 @@ def test_a_tracker_that_fails_in_a_run_is_left_out(prepare_run: Any, caplog: pyt
     assert said[0].startswith("tensorboard failed (AttributeError: 'str' object has no attribute")
 
 
-def test_a_tracker_that_cannot_begin_is_refused(prepare_run: Any, tmp_path: Path) -> None:
+def test_a_tracker_that_cannot_start_is_refused(prepare_run: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     trainer, _ = _follow(prepare_run, training__logging_dir=str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"training.report_to: tensorboard cannot start \(.*leave it out"):

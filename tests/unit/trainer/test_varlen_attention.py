@@ -1,4 +1,4 @@
-"""Documents in one flattened row: what each gives is what it gives alone, or packing is refused."""
+"""Documents in one flattened row: each gives what it gives alone, or packing is refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _losses(model, flattened):
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "mistral", "gpt2", "olmo2", "phi3", "starcoder2"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_flattened_and_padded_batches_train_alike(model_type, checkpointing):
+def test_flattened_and_padded_batches_train_equally(model_type, checkpointing):
     keys = {"n_embd": 32, "n_layer": 2, "n_head": 4, "attn_pdrop": 0, "resid_pdrop": 0, "embd_pdrop": 0}
     model = _build(model_type, **(keys if model_type == "gpt2" else {})).train()
     model.config.use_cache = False
@@ -78,7 +78,7 @@ def test_flattened_and_padded_batches_train_alike(model_type, checkpointing):
     ],
     ids=lambda keys: keys["model_type"],
 )
-def test_documents_longer_than_a_window_are_attended_to_within_it(keys):
+def test_long_documents_attend_within_the_sliding_window(keys):
     model = _build(**keys).train()
     install_trained_head(model)
     padded, padded_grads = _losses(model, flattened=False)
@@ -88,7 +88,7 @@ def test_documents_longer_than_a_window_are_attended_to_within_it(keys):
     assert all(torch.allclose(flat_grads[name], grad, atol=1e-5) for name, grad in padded_grads.items())
 
 
-def test_a_peft_model_keeps_documents_apart_too():
+def test_a_peft_model_keeps_documents_separate_too():
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(_build(), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
@@ -106,7 +106,7 @@ def test_a_peft_model_keeps_documents_apart_too():
         ({"model_type": "bloom", "n_head": 4, "attention": "eager"}, "eager cannot keep documents apart"),
     ],
 )
-def test_what_cannot_keep_documents_apart_is_refused_and_left_as_it_was(keys, reason):
+def test_models_that_mix_documents_are_refused_and_left_unchanged(keys, reason):
     model = _build(**keys)
     before = model.config._attn_implementation
     with pytest.raises(ModelError, match=reason):
@@ -114,21 +114,21 @@ def test_what_cannot_keep_documents_apart_is_refused_and_left_as_it_was(keys, re
     assert model.config._attn_implementation == before
 
 
-def test_prompt_learning_is_found_to_mix_documents():
+def test_prompt_learning_is_detected_as_mixing_documents():
     from peft import PromptTuningConfig, get_peft_model
 
     model = get_peft_model(_build(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
     assert separate_documents(model) is not None
 
 
-def test_without_marks_between_documents_the_attention_refuses():
+def test_missing_document_boundaries_are_refused():
     model = _build().eval()
     assert separate_documents(model) is None
     with pytest.raises(NotImplementedError, match="not told where documents begin"):
         model(input_ids=torch.tensor([[3, 4, 5]]))
 
 
-def test_plain_attention_is_for_a_while():
+def test_plain_attention_is_restored_afterwards():
     model = _build().eval()
     alone = copy.deepcopy(model)
     assert separate_documents(model) is None

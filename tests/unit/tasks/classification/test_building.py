@@ -1,4 +1,4 @@
-"""Building the trainer: the best checkpoint by its own direction, early stopping, weights, positions."""
+"""Building the trainer: choosing the best checkpoint, early stopping, class weights, positions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _regression(draw_rows, make_set):
 
 
 @pytest.mark.parametrize(("metric", "pick"), [("mse", min), ("pearson", max), ("loss", min)])
-def test_the_best_checkpoint_is_found_in_the_metrics_own_direction(prepare_run, draw_rows, make_set, metric, pick):
+def test_the_best_checkpoint_follows_the_metrics_direction(prepare_run, draw_rows, make_set, metric, pick):
     data = _regression(draw_rows, make_set)
     # A learning rate this high makes the scores rise and fall, so that neither first nor last is best by chance.
     run = prepare_run(
@@ -50,13 +50,13 @@ def test_f1_of_three_labels_is_f1_macro(prepare_run, make_set, draw_rows):
     assert run.trainer.state.best_metric == _scores(run, "f1_macro")[3]
 
 
-def test_a_macro_metric_can_judge_two_labels(prepare_run):
+def test_a_macro_metric_can_select_for_two_labels(prepare_run):
     run = prepare_run("bert", training__metric_for_best_model="f1_macro")
     run.trainer.train()
     assert run.trainer.state.best_metric is not None
 
 
-def test_the_combined_score_can_judge_two_metrics(prepare_run):
+def test_the_combined_score_can_select_for_two_metrics(prepare_run):
     two = {"dataset__metrics": ["f1", "accuracy"], "training__metric_for_best_model": "combined_score"}
     run = prepare_run("bert", **two)
     run.trainer.train()
@@ -75,7 +75,7 @@ def test_early_stopping_ends_a_run_that_does_not_improve(prepare_run, keys):
 
 
 def test_class_weights_follow_the_classes_not_the_checkpoints_ids(prepare_run, tiny_base, make_set, tmp_path):
-    """Weights are written in the data's order; a checkpoint with its own label2id has other ids."""
+    """Weights are written in the data's label order; the checkpoint's label2id has another order."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     base = tiny_base("bert")
@@ -97,8 +97,8 @@ def test_class_weights_of_the_wrong_number_are_refused(prepare_run):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2"])
-def test_rows_beyond_the_table_of_positions_are_refused(prepare_run, make_set, draw_rows, family):
-    """All of them have 64 positions; RoBERTa's table has 4 more rows than that, for ids up to its pad id's."""
+def test_rows_beyond_the_position_table_are_refused(prepare_run, make_set, draw_rows, family):
+    """Each has 64 positions; RoBERTa's table has 4 more rows, for ids up to its pad id's."""
     long = {"text": " ".join(["w1"] * 80), "label": 1}
     data = make_set("long", train=[*draw_rows(8), long], validation=draw_rows(4, seed=1))
     with pytest.raises(DataError, match=r"dataset\.max_length: a row has 80 .*positions for 64|65 tokens.*for 64"):
@@ -106,12 +106,12 @@ def test_rows_beyond_the_table_of_positions_are_refused(prepare_run, make_set, d
     prepare_run(family, data, dataset__max_length=64).trainer.evaluate()
 
 
-def test_rows_shorter_than_the_table_may_have_any_max_length(prepare_run):
+def test_short_rows_allow_any_max_length(prepare_run):
     prepare_run("bert", dataset__max_length=512)
 
 
 @pytest.mark.parametrize("family", ["llama", "modernbert"])
-def test_relative_positions_have_no_table(prepare_run, make_set, draw_rows, family):
+def test_relative_positions_have_no_limit(prepare_run, make_set, draw_rows, family):
     long = {"text": " ".join(["w1"] * 80), "label": 1}
     prepare_run(family, make_set("long", train=[*draw_rows(8), long], validation=[long]), dataset__max_length=90)
 
@@ -125,7 +125,7 @@ def test_relative_positions_have_no_table(prepare_run, make_set, draw_rows, fami
         ({"metric_for_best_model": "f1"}, 3, "f1_macro"),
     ],
 )
-def test_the_best_metrics_name(resolved, labels, expected):
+def test_name_of_the_best_metric(resolved, labels, expected):
     from types import SimpleNamespace
 
     data = SimpleNamespace(num_labels=labels, spec=SimpleNamespace(metrics=("accuracy",)))

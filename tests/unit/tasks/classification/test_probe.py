@@ -1,4 +1,4 @@
-"""The proof that what was saved is what was trained, and that it can fail."""
+"""The check that the saved model is the trained one, and that it detects differences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _save(run, folder):
 
 
 def _flip(folder, matching):
-    """Turn the sign of one tensor in the saved file."""
+    """Flip the sign of one tensor in the saved file."""
     from safetensors.torch import load_file, save_file
 
     file = next(folder.glob("*.safetensors"))
@@ -55,7 +55,7 @@ def test_a_good_save_passes(trained):
     assert report["score_trained"] == report["score_reloaded"]
 
 
-def test_a_corrupted_file_is_found(trained):
+def test_a_corrupted_file_is_detected(trained):
     run, folder = trained
     _flip(folder, "score")
     with pytest.raises(CheckError, match="the saved model is not the trained one") as caught:
@@ -63,7 +63,7 @@ def test_a_corrupted_file_is_found(trained):
     assert caught.value.exit_code == 1
 
 
-def test_a_corrupted_adapter_is_found(prepare_run, tmp_path):
+def test_a_corrupted_adapter_is_detected(prepare_run, tmp_path):
     run = prepare_run("llama")
     run.trainer.train()
     _save(run, tmp_path / "saved")
@@ -91,7 +91,7 @@ def test_a_quantized_base_passes_too(prepare_run, tiny_base, tmp_path, quantizat
     assert report["same_predictions"] == 1.0
 
 
-def test_a_model_that_has_diverged_is_called_that(prepare_run, tmp_path):
+def test_a_diverged_model_is_reported_as_such(prepare_run, tmp_path):
     import torch
 
     run = prepare_run("bert")
@@ -109,7 +109,7 @@ def test_without_validation_rows_there_is_no_check(prepare_run, make_set):
     assert _check(run, lambda: None) is None
 
 
-def test_the_trained_model_is_let_go_of_before_the_saved_one_is_loaded(trained):
+def test_the_trained_model_is_freed_before_the_saved_one_is_loaded(trained):
     import weakref
 
     run, folder = trained

@@ -1,4 +1,4 @@
-"""Scores and predictions after training: leftover rows, two validation sets, submissions in their order."""
+"""Scores and predictions after training: a last single row, two validation sets, order of submissions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _similar(number, seed, draw_rows):
 
 @pytest.mark.parametrize("rows", [9, 1])
 def test_regression_with_one_row_left_over(prepare_run, make_set, draw_rows, rows):
-    """STS-B's trap: a last batch of one row, squeezed, has no dimension left."""
+    """The pitfall of STS-B: squeezing a last batch of one row removes its batch dimension."""
     data = make_set(train=_similar(16, 0, draw_rows), validation=_similar(rows, 1, draw_rows))
     dataset = {"name": "glue", "subset": "stsb", "path": str(data), "max_length": 48}
     run = prepare_run("bert", dataset=dataset, training__per_device_eval_batch_size=8)
@@ -64,8 +64,8 @@ def test_constant_predictions_score_zero_with_a_warning(prepare_run, caplog):
     assert score.metrics["accuracy"] == pytest.approx(9 / 17)
 
 
-def test_the_evaluations_loss_is_the_mean_over_rows(prepare_run):
-    """17 rows in batches of 8 leave one row: the mean of batch means would weigh it eightfold."""
+def test_the_evaluation_loss_is_the_mean_over_rows(prepare_run):
+    """17 rows in batches of 8 leave one row, which a mean of batch means would weight eightfold."""
     import torch
     from torch.nn import functional
 
@@ -87,7 +87,7 @@ def test_the_evaluations_loss_is_the_mean_over_rows(prepare_run):
 
 @pytest.fixture
 def run_mnli(prepare_run, make_set, draw_rows, tiny_base, tmp_path):
-    """Prepare an MNLI-like set and a checkpoint that orders the labels in its own way."""
+    """Prepare an MNLI-like dataset and a checkpoint with another label order."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -126,7 +126,7 @@ def test_mnli_is_scored_on_both_sets(run_mnli):
 
 
 def test_submissions_have_the_right_values_in_the_order_of_the_file(run_mnli, tmp_path):
-    """Rows are predicted by rising length, by a checkpoint whose ids are not the benchmark's."""
+    """Rows are predicted by increasing length, by a checkpoint whose label ids are not the benchmark's."""
     import torch
 
     from utils.runs.export import write_submissions
@@ -148,7 +148,7 @@ def test_submissions_have_the_right_values_in_the_order_of_the_file(run_mnli, tm
         assert len(set(expected)) > 1, "one answer for all rows would prove nothing"
 
 
-def test_rows_left_out_make_a_result_partial(prepare_run):
+def test_dropped_rows_make_a_result_partial(prepare_run):
     run = prepare_run("bert", dataset__max_eval_samples=5)
     record = _record(run, score_classification(run.trainer, run.data))
     assert record.extra["partial"] is True
@@ -174,7 +174,7 @@ def test_a_record_holds_what_was_measured(prepare_run):
     assert run.trainer.state.num_input_tokens_seen == 2 * tokens, "padding is not counted"
 
 
-def test_without_training_nothing_is_said_of_training(prepare_run):
+def test_without_training_the_record_has_no_training_figures(prepare_run):
     run = prepare_run("bert")
     record = _record(run, score_classification(run.trainer, run.data))
     assert training_metrics(run.trainer) is None

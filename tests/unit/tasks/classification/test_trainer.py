@@ -1,4 +1,4 @@
-"""Training itself: losses, alone and under accumulation, the order of rows, learning rates, lean evaluation."""
+"""Training: losses with and without gradient accumulation, row order, learning rates, memory of evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _norms(run):
 
 
 def _watch_rows(trainer):
-    """Record the token ids of every training batch: they tell which rows it holds."""
+    """Record the token ids of every training batch, which identify its rows."""
     seen = []
     step = trainer.training_step
 
@@ -37,12 +37,12 @@ SPLIT = {"training__per_device_train_batch_size": 2, "training__gradient_accumul
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_accumulated_batches_train_as_one(prepare_run, family):
+def test_accumulated_batches_train_as_one_batch(prepare_run, family):
     """Batch 8 and 2 x 4 rows give the same losses and gradients; plain transformers gives gradients 4 times as large.
 
-    It takes a classifier, whose forward accepts keyword arguments, for a model that divides the loss by the
-    rows of the whole step, and does not divide by the accumulated batches. Its optimizer then sees 4 times
-    the gradient, clips it, and the losses part. The last step holds 40 mod 8 = 0 further rows, 5 in all.
+    It assumes that a classifier, whose forward accepts keyword arguments, divides the loss by the rows of the
+    whole step, and so does not divide by the accumulated batches. Its optimizer then gets 4 times the gradient,
+    clips it, and the losses diverge. There are 5 steps of 40 rows, none of them partial.
     """
     whole, parts = (prepare_run(family, **STEPS, **keys) for keys in ({}, SPLIT))
     for run in (whole, parts):
@@ -57,7 +57,7 @@ def test_accumulated_batches_train_as_one(prepare_run, family):
     assert _norms(plain)[0] == pytest.approx(4 * _norms(whole)[0], rel=1e-3)
 
 
-def test_the_last_step_of_fewer_rows_counts_each_row_alike(prepare_run, make_set, draw_rows):
+def test_a_smaller_last_step_weights_rows_equally(prepare_run, make_set, draw_rows):
     """11 rows by 4 x 2: the second step holds 3 rows in two batches, 2 and 1."""
     data = make_set(train=draw_rows(11), validation=draw_rows(3, seed=1))
     whole = prepare_run("bert", data, **STEPS)
@@ -116,7 +116,7 @@ def test_the_same_seed_gives_bit_equal_losses(prepare_run):
 
 
 @pytest.mark.parametrize(("family", "method"), [("bert", "lora"), ("distilbert", "lora"), ("bert", "none")])
-def test_the_heads_learning_rate_reaches_the_head_alone(prepare_run, family, method):
+def test_the_heads_learning_rate_applies_only_to_the_head(prepare_run, family, method):
     run = prepare_run(family, peft={"method": method}, training__head_learning_rate=0.05, **STEPS)
     trainer = run.trainer
     trainer.create_optimizer_and_scheduler(num_training_steps=10)
@@ -136,7 +136,7 @@ def test_the_heads_learning_rate_reaches_the_head_alone(prepare_run, family, met
     assert max(ratios) == pytest.approx(0.05 * 0.6)
 
 
-def test_weight_decay_survives_the_split(prepare_run):
+def test_weight_decay_is_kept_in_split_parameter_groups(prepare_run):
     run = prepare_run("bert", training__head_learning_rate=0.05, training__weight_decay=0.1, peft={"method": "none"})
     groups = run.trainer.create_optimizer().param_groups
     assert sorted((group["lr"], group["weight_decay"]) for group in groups if group["params"]) == [
@@ -151,15 +151,15 @@ def test_evaluation_keeps_predictions_not_logits(prepare_run):
     assert output.predictions.dtype.kind == "i"
 
 
-def test_one_row_left_over_stays_a_row():
+def test_a_single_last_row_keeps_its_batch_dimension():
     assert keep_predictions(torch.zeros(1, 1), torch.zeros(1)).shape == (1,)
     assert keep_predictions((torch.zeros(3, 1), "hidden"), torch.zeros(3)).shape == (3,)
     assert keep_predictions(torch.tensor([[0.1, 2.0, -1.0]]), torch.zeros(1)).tolist() == [1]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "bert"])
-def test_padding_changes_no_answer(prepare_run, family):
-    """Each row alone, and all in one padded batch: qwen2's tokenizer pads with its end-of-text token."""
+def test_padding_does_not_change_logits(prepare_run, family):
+    """Each row separately and all in one padded batch: qwen2's tokenizer pads with its end-of-text token."""
     run = prepare_run(family)
     model, tokenizer = run.model.eval(), run.tokenizer
     texts = ["good w1 w2 w3 w4 w5", "bad", "film w7 w8"]
@@ -173,7 +173,7 @@ def test_padding_changes_no_answer(prepare_run, family):
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2"])
 def test_empty_texts_do_not_break_a_decoder(prepare_run, make_set, draw_rows, family):
-    """These tokenizers add no token of their own; a batch of empty rows had no width at all."""
+    """These tokenizers add no special tokens, so a batch of empty rows had no width."""
     empty = [{"text": "", "label": index % 2} for index in range(10)]
     data = make_set(train=[*draw_rows(10), *empty], validation=[*draw_rows(4, seed=1), *empty])
     run = prepare_run(family, data)
@@ -181,12 +181,12 @@ def test_empty_texts_do_not_break_a_decoder(prepare_run, make_set, draw_rows, fa
     assert run.trainer.state.log_history[-2]["eval_loss"] > 0
 
 
-def test_rows_read_in_order_when_asked(prepare_run):
+def test_rows_are_read_in_order_if_configured(prepare_run):
     run = prepare_run("bert", training__train_sampling_strategy="sequential")
     assert list(run.trainer._get_train_sampler()) == list(range(40))
 
 
-def test_dropping_the_last_batch_drops_no_evaluation_row(prepare_run, make_set, draw_rows):
+def test_dataloader_drop_last_drops_no_evaluation_row(prepare_run, make_set, draw_rows):
     data = make_set("odd", train=draw_rows(19), validation=draw_rows(17, seed=1))
     run = prepare_run("bert", data, training__dataloader_drop_last=True)
     seen = _watch_rows(run.trainer)
@@ -217,14 +217,14 @@ def test_class_weights_equal_a_float64_computation():
     assert loss.item() == pytest.approx(by_hand, abs=1e-6)
 
 
-def test_given_weights_keep_their_ratio():
+def test_explicit_class_weights_keep_their_ratio():
     weights = scale_class_weights([1.0, 4.0], [30, 10])
     assert weights[1] / weights[0] == pytest.approx(4.0)
     assert (30 * weights[0] + 10 * weights[1]) / 40 == pytest.approx(1.0)
     assert scale_class_weights(None, [1, 2]) is None
 
 
-def test_a_class_that_never_occurs_has_a_finite_weight():
+def test_a_class_without_rows_has_a_finite_weight():
     weights = scale_class_weights("balanced", [5, 5, 0])
     assert np.isfinite(weights).all()
     assert weights[:2] == [1.0, 1.0]
@@ -238,7 +238,7 @@ def test_a_class_that_never_occurs_has_a_finite_weight():
         ([-1.0, 2.0], "0"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(weights, message):
+def test_class_weights_of_the_wrong_number_are_refused(weights, message):
     with pytest.raises(ConfigError, match=rf"training\.class_weights: .*{message}"):
         scale_class_weights(weights, [5, 5])
 
@@ -250,7 +250,7 @@ def test_label_smoothing_equals_torchs(smoothing):
 
 
 @pytest.mark.parametrize("sizes", [(4,), (1, 3), (2, 2), (1, 1, 1, 1)])
-def test_the_parts_of_a_step_sum_to_the_whole(sizes):
+def test_micro_batch_losses_sum_to_the_step_loss(sizes):
     loss = ClassificationLoss(3, [0.5, 1.0, 1.5], 0.1)
     whole = loss({"logits": LOGITS}, LABELS)
     start, total = 0, 0.0
@@ -261,7 +261,7 @@ def test_the_parts_of_a_step_sum_to_the_whole(sizes):
     assert total == pytest.approx(whole.item(), abs=1e-6)
 
 
-def test_regression_is_the_mean_squared_error_also_of_one_row():
+def test_regression_loss_is_the_mean_squared_error_also_for_one_row():
     loss = ClassificationLoss(1)
     values, labels = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 5.0])
     assert loss({"logits": values}, labels).item() == pytest.approx((1 + 4) / 2)
@@ -269,6 +269,6 @@ def test_regression_is_the_mean_squared_error_also_of_one_row():
     assert loss((values,), labels).item() == pytest.approx(2.5)
 
 
-def test_half_precision_logits_are_summed_in_float32():
+def test_half_precision_losses_are_computed_in_float32():
     loss = ClassificationLoss(3)({"logits": LOGITS.bfloat16()}, LABELS)
     assert loss.dtype == torch.float32

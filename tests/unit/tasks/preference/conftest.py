@@ -1,4 +1,4 @@
-"""Tiny language models with LoRA, and encoded rows of preferences."""
+"""Tiny language models with LoRA, and encoded preference rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def build_model() -> Callable[[], Any]:
 
 
 def draw_pairs(number: int) -> tuple[Dataset, Dataset]:
-    """Draw pairs as our encoder gives them, and the same as TRL wants them."""
+    """Draw preference pairs in our encoder's format, and the same pairs in TRL's."""
     draw = torch.Generator().manual_seed(3)
 
     def ids(most: int, least: int = 2) -> list[int]:

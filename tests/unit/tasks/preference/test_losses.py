@@ -1,4 +1,4 @@
-"""Losses and gradients of DPO and KTO are TRL's, padded or not."""
+"""Losses and gradients of DPO and KTO equal TRL's, with and without padding."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("loss_type", ["sigmoid", pytest.param("ipo", marks=SLOW), pytest.param("hinge", marks=SLOW)])
-def test_twenty_steps_are_those_of_trl(loss_type, build_model, tmp_path, load_tokenizer_of):
+def test_twenty_dpo_steps_equal_trls(loss_type, build_model, tmp_path, load_tokenizer_of):
     theirs = train(build_theirs(build_model(), tmp_path, load_tokenizer_of("llama"), loss_type=[loss_type]))
     assert len(theirs[0]) == STEPS
     for padding_free in (False, True):
@@ -73,7 +73,7 @@ def test_twenty_steps_are_those_of_trl(loss_type, build_model, tmp_path, load_to
             assert mine == pytest.approx(other, rel=1e-5, abs=1e-5)
 
 
-def test_every_loss_that_trl_names(build_model, tmp_path, load_tokenizer_of):
+def test_every_dpo_loss_type_equals_trls(build_model, tmp_path, load_tokenizer_of):
     model = build_model()
     trl = build_theirs(model, tmp_path, load_tokenizer_of("llama"))  # keeps a copy of the adapter as the reference
     torch.manual_seed(1)
@@ -107,7 +107,7 @@ def _gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("loss_type", ["kto", pytest.param("apo_zero_unpaired", marks=SLOW)])
-def test_twenty_steps_of_kto_are_those_of_trl(loss_type, build_model, tmp_path, load_tokenizer_of, monkeypatch):
+def test_twenty_kto_steps_equal_trls(loss_type, build_model, tmp_path, load_tokenizer_of, monkeypatch):
     from trl import KTOConfig, KTOTrainer
 
     ours, theirs = draw_pairs(STEPS * ROWS)

@@ -1,4 +1,4 @@
-"""Reward models: loss and gradients are TRL's; rows, commands and mistakes."""
+"""Reward models: loss and gradients equal TRL's; rows, commands and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build_scorer() -> Any:
 
 
 @pytest.mark.parametrize(("margins", "center"), [(False, None), (True, 0.05)])
-def test_twenty_steps_are_those_of_trl(margins, center, tmp_path, load_tokenizer_of):
+def test_twenty_steps_equal_trls(margins, center, tmp_path, load_tokenizer_of):
     from trl import RewardConfig
     from trl import RewardTrainer as Trl
 
@@ -94,7 +94,7 @@ def merged(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_says_how_often_the_better_answer_wins(run: Path, tmp_path: Path) -> None:
+def test_a_run_reports_pairwise_accuracy(run: Path, tmp_path: Path) -> None:
     record = json.loads((run / "results.json").read_text("utf-8"))
     metrics = record["metrics"]
     assert record["headline"] == "accuracy"
@@ -112,7 +112,7 @@ def test_a_run_says_how_often_the_better_answer_wins(run: Path, tmp_path: Path) 
     assert sum(wins) / len(wins) == metrics["accuracy"]
 
 
-def test_texts_get_a_reward_each_and_a_merged_model_gives_the_same(run: Path, merged: Path, tmp_path: Path) -> None:
+def test_each_text_gets_a_reward_and_the_merged_model_agrees(run: Path, merged: Path, tmp_path: Path) -> None:
     pairs = [json.loads(line) for line in (PAIRS / "validation.jsonl").read_text("utf-8").splitlines()[:4]]
     rows = [*pairs, {"question": pairs[0]["question"], "answer": pairs[0]["rejected"]}, {"question": QUESTION}]
     source, target = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
@@ -137,7 +137,7 @@ def test_texts_get_a_reward_each_and_a_merged_model_gives_the_same(run: Path, me
     assert scored["metrics"]["rewards/chosen"] == pytest.approx(sum(chosen) / 4, abs=1e-4)
 
 
-def test_rows_to_be_scored():
+def test_scoring_of_rows():
     plugin = load_dataset_plugin("custom")
 
     def read(row: dict[str, Any], trained: tuple[str, ...], conversational: bool | None = True) -> Any:
@@ -170,7 +170,7 @@ def test_rows_to_be_scored():
         ({"peft": {"method": "adaption_prompt"}}, "adaption_prompt not with task_type: SEQ_CLS"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_loaded(sections, said, write_run):
+def test_mistakes_are_reported_before_loading(sections, said, write_run):
     from utils.core.errors import ConfigError
 
     given = {"task_type": "SEQ_CLS", "dataset": {"name": "custom", "path": str(PAIRS), "subset": None}, "reward": {}}
@@ -179,8 +179,8 @@ def test_mistakes_are_said_before_anything_is_loaded(sections, said, write_run):
         load_run_config(file)
 
 
-def test_a_merged_one_is_a_reward_of_grpo(run: Path, merged: Path, tmp_path: Path) -> None:
-    """What is learnt from is what inference.py gives for the same answers."""
+def test_a_merged_reward_model_is_a_grpo_reward(run: Path, merged: Path, tmp_path: Path) -> None:
+    """Its rewards in GRPO equal those that inference.py gives for the same answers."""
     from utils.config.sections.dataset import InstructionSection
     from utils.data.dataset import Example
     from utils.generation.judging import describe_asked, load_judge
@@ -203,7 +203,7 @@ def test_a_merged_one_is_a_reward_of_grpo(run: Path, merged: Path, tmp_path: Pat
     assert log["frac_reward_zero_std"] < 1
 
 
-def test_settings_without_effect_are_said(write_run):
+def test_settings_without_effect_are_warned_about(write_run):
     file = write_run(task_type="SEQ_CLS", dataset={"name": "custom", "path": str(PAIRS), "subset": None},
                      reward={}, training={"label_smoothing_factor": 0.1, "class_weights": "balanced"})  # fmt: skip
     config = load_run_config(file)

@@ -1,4 +1,4 @@
-"""What `evaluation:` asks for during training has to be saved, and has to exist; what chooses the best is known."""
+"""Evaluation during training: its datasets are saved and must exist, and the metric that selects the best is known."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ BEST = "training.load_best_model_at_end=true"
         (["evaluation.sets=[{name: gsm8k, label: combined}]"], "give the set another label"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_said_before_anything_is_loaded(words: list[str], expected: str) -> None:
+def test_unworkable_settings_are_refused_before_loading(words: list[str], expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_run_config(CONFIG, words)
     assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize("metric", ["unseen_invalid_rate", "unseen.invalid_rate", "eval_unseen_em_strict", "combined"])
-def test_what_works_passes_and_idle_settings_are_named(metric: str) -> None:
+def test_valid_settings_pass_and_those_without_effect_are_named(metric: str) -> None:
     assert load_run_config(CONFIG, [STEPS, PATIENCE, BEST, f"{METRIC}={metric}"]).warnings == ()
     idle = load_run_config(CONFIG, ["training.early_stopping_threshold=0.1"]).warnings
     assert len(idle) == 1
@@ -70,7 +70,7 @@ def test_the_metric_follows_from_what_is_evaluated() -> None:
     assert "metric_for_best_model" not in load_run_config(CONFIG, [STEPS]).arguments
 
 
-def test_a_mistake_in_the_sets_has_its_line(tmp_path: Path) -> None:
+def test_a_mistake_in_the_sets_is_located(tmp_path: Path) -> None:
     head = CONFIG.read_text("utf-8").partition("\nevaluation:")[0]
     file = tmp_path / "wrong.yaml"
     file.write_text(f"{head}\nevaluation:\n  sets: [qmsun]\n")
@@ -79,7 +79,7 @@ def test_a_mistake_in_the_sets_has_its_line(tmp_path: Path) -> None:
         load_run_config(file)
 
 
-def test_sets_that_are_not_asked_and_files_that_are_gone_do_not_stop_a_stored_run() -> None:
+def test_unused_sets_and_missing_files_do_not_block_a_stored_run() -> None:
     load_run_config(CONFIG, ["evaluation.sets=[qmsun]", "evaluation.at_end=false"])
     gone = "{name: longbench, subsets: [trec], prompts_file: /gone/prompts.json}"
     load_run_config(CONFIG, [f"evaluation.sets=[{gone}, /gone/rows.jsonl, a_folder_seen_from_elsewhere]"], files=False)
@@ -100,7 +100,7 @@ KNOWN = {"combined_score": True, "gsm8k_em_strict": True, "a.b_invalid_rate": Fa
         ("truthfulqa.truthfulqa_accuracy", "truthfulqa_accuracy"), ("em_strict", None), ("gsm8k.em_strct", None),
     ],
 )  # fmt: skip
-def test_a_score_is_found_by_each_of_its_names(chosen: str, found: str | None) -> None:
+def test_a_score_can_be_named_in_several_ways(chosen: str, found: str | None) -> None:
     assert find_score(chosen, KNOWN) == found
 
 
@@ -119,12 +119,12 @@ def test_a_score_is_found_by_each_of_its_names(chosen: str, found: str | None) -
         (["training.metric_for_best_model=loss", "training.greater_is_better=true"], BestMetric("loss", True, False)),
     ],
 )  # fmt: skip
-def test_the_metric_says_which_way_is_better(words: list[str], expected: BestMetric | None) -> None:
+def test_greater_is_better_follows_from_the_metric(words: list[str], expected: BestMetric | None) -> None:
     config = load_run_config(CONFIG, [SETS, *words])
     assert find_best_metric(config, [QMSUM, TRUTH]) == expected
 
 
-def test_an_unknown_score_cannot_decide(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_score_cannot_select_the_best(caplog: pytest.LogCaptureFixture) -> None:
     config = load_run_config(CONFIG, [SETS, "training.metric_for_best_model=truthfulqa_accuracy"])
     require_best_metric(config, [QMSUM, TRUTH])
     with pytest.raises(ConfigError, match=r"no result called truthfulqa_accuracy; .* answers combined, qmsum_rouge_l"):

@@ -1,4 +1,4 @@
-"""Evaluating during training: killed in the middle it goes on, a failing set is told, the best step is kept."""
+"""Generation during training: a killed run resumes it, a failing dataset is reported, the best step is kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EVALUATION = {"steps": 2, "at_start": True, "max_samples": 5, "sets": TWO_SETS}
 
 
 class _Killed(BaseException):
-    """Stands for the end of a process: nothing catches it."""
+    """Stand-in for the end of a process, which nothing catches."""
 
 
 def _train(prepare_run, make_sft, resume=None, kill_after=None, **keys):
@@ -47,7 +47,7 @@ def _train(prepare_run, make_sft, resume=None, kill_after=None, **keys):
 
 
 def _kill_after(patch, num_answers):
-    """End training when so many prompts were answered."""
+    """End training after the given number of answered prompts."""
     write, answered = Backend.generate_batch, []
 
     def count(*given):
@@ -76,7 +76,7 @@ def _history(folder):
 
 
 def _files(folder):
-    """Read all that evaluations have written, without what the clock decides."""
+    """Read all files that evaluations wrote, without timings."""
     found = {}
     for path in sorted(folder.glob("eval_step_*/*")):
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else []
@@ -98,7 +98,7 @@ def _scores(run):
 
 
 def _best_state(run):
-    """Return the best step with its score, and how often in a row it was not reached."""
+    """Return the best step, its score, and the number of evaluations since."""
     callbacks = run.trainer.callback_handler.callbacks
     counts = [each.early_stopping_patience_counter for each in callbacks if isinstance(each, EarlyStoppingCallback)]
     return run.trainer.state.best_global_step, run.trainer.state.best_metric, counts
@@ -115,7 +115,7 @@ def run_folder(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_sft, run_folder, tmp_path, caplog):
-    """Killed at the start, in the middle, and in the evaluation of the last step; an evaluation has 2 x 5 prompts."""
+    """Killed at the start, in the middle, and in the last step's evaluation; each evaluation has 2 x 5 prompts."""
     short = {"training__max_steps": 4, "training__early_stopping_patience": 9}
     short["generation"] = {"max_new_tokens": 6, "batch_size": 1}  # four batches are written together: 4 rows, then 1
     whole = _train(prepare_run, make_sft, **short)
@@ -152,7 +152,7 @@ def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_
     assert all(torch.equal(value, saved[1][name]) for name, value in saved[0].items())
 
 
-def test_going_back_sets_later_evaluations_aside(prepare_run, make_sft, run_folder, caplog):
+def test_resuming_earlier_sets_later_evaluations_aside(prepare_run, make_sft, run_folder, caplog):
     _train(prepare_run, make_sft, training__save_total_limit=None)
     expected = _history(run_folder)
     _train(prepare_run, make_sft, run_folder / "checkpoint-3", training__save_total_limit=None)
@@ -162,7 +162,7 @@ def test_going_back_sets_later_evaluations_aside(prepare_run, make_sft, run_fold
     assert [entry["step"] for entry in json.loads(aside.read_text())["history"]] == [4, 6]
 
 
-def test_a_set_that_fails_is_told_and_the_run_goes_on(prepare_run, make_sft, run_folder, caplog):
+def test_a_failing_set_is_reported_and_the_run_continues(prepare_run, make_sft, run_folder, caplog):
     (run_folder / "eval_step_2" / "base_others_results.json").mkdir(parents=True)
     run = _train(prepare_run, make_sft)
     record = _finish(run)
@@ -179,8 +179,8 @@ def test_a_set_that_fails_is_told_and_the_run_goes_on(prepare_run, make_sft, run
 
 
 @pytest.mark.parametrize("steps", [2, None])
-def test_best_metric_names_what_chose_the_checkpoint(steps, prepare_run, make_sft):
-    """The loss does, and a set is scored: its score is the headline, and is not called the best."""
+def test_best_metric_names_the_selecting_metric(steps, prepare_run, make_sft):
+    """The loss selects, and a dataset is scored: its score is the headline but is not called the best."""
     run = _train(
         prepare_run, make_sft, evaluation={"max_samples": 3, "steps": steps, "sets": TWO_SETS[:1]},
         training__learning_rate=2.0, training__eval_strategy="steps", training__eval_steps=2,
@@ -200,7 +200,7 @@ def test_best_metric_names_what_chose_the_checkpoint(steps, prepare_run, make_sf
 
 
 def test_the_best_steps_weights_become_the_final_model(prepare_run, make_sft, run_folder):
-    """At such a learning rate the model forgets how to write at once."""
+    """At this learning rate the model stops generating sensibly at once."""
     run = _train(
         prepare_run, make_sft, training__load_best_model_at_end=True, training__learning_rate=2.0,
         training__save_total_limit=1,
@@ -229,7 +229,7 @@ def test_the_best_steps_weights_become_the_final_model(prepare_run, make_sft, ru
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_training_ends_when_a_score_gets_no_better(older, prepare_run, make_sft, run_folder, caplog):
+def test_early_stopping_follows_a_generated_score(older, prepare_run, make_sft, run_folder, caplog):
     evaluation = {"steps": 2, "max_samples": 2, "sets": TWO_SETS}
     if older:
         evaluation |= {"early_stopping_patience": 1, "early_stopping_metric": "others.invalid_rate"}
@@ -247,8 +247,8 @@ def test_training_ends_when_a_score_gets_no_better(older, prepare_run, make_sft,
     assert _finish(resumed).evaluation["combined"]["last_step"] == 4
 
 
-def test_the_best_is_decided_anew_by_the_history(prepare_run, make_sft, run_folder, caplog):
-    """Checkpoints are older than their own evaluation; another metric may choose when a run is resumed."""
+def test_the_best_step_is_recomputed_from_the_history(prepare_run, make_sft, run_folder, caplog):
+    """Checkpoints are older than their own evaluation, and a resumed run may select by another metric."""
     keys = {"training__learning_rate": 2.0, "training__save_total_limit": None}
     scores = {"training__metric_for_best_model": "sums_rouge_l", "training__load_best_model_at_end": True}
     whole = _train(prepare_run, make_sft, **keys, **scores)
@@ -272,7 +272,7 @@ def test_the_best_is_decided_anew_by_the_history(prepare_run, make_sft, run_fold
 
 
 def test_a_run_of_an_earlier_version_is_resumed(prepare_run, make_sft, run_folder, caplog):
-    """It had keys of its own for the best step, and checkpoints that know of none."""
+    """Its keys for the best step had other names, and its checkpoints do not record it."""
     older = {**EVALUATION, "load_best_at_end": True, "early_stopping_patience": 9, "early_stopping_threshold": 0.01}
     keys = {"training__learning_rate": 2.0, "evaluation": older}
     whole = _train(prepare_run, make_sft, **keys)
@@ -299,8 +299,8 @@ def test_a_run_of_an_earlier_version_is_resumed(prepare_run, make_sft, run_folde
     assert _finish(resumed).best_metric == _finish(whole).best_metric
 
 
-def test_loss_and_scores_go_by_one_metric_each_at_its_own_steps(prepare_run, make_sft, run_folder):
-    """The loss is evaluated every step and answers every second: what does not measure the metric is passed over."""
+def test_loss_and_scores_are_evaluated_at_their_own_steps(prepare_run, make_sft, run_folder):
+    """The loss is evaluated every step, scores every second; evaluations without the metric do not count."""
     keys = {"training__eval_strategy": "steps", "training__eval_steps": 1, "training__early_stopping_patience": 9}
     evaluation = {"steps": 2, "max_samples": 2, "sets": TWO_SETS}
     run = _train(prepare_run, make_sft, evaluation=evaluation, training__metric_for_best_model="combined", **keys)
@@ -311,7 +311,7 @@ def test_loss_and_scores_go_by_one_metric_each_at_its_own_steps(prepare_run, mak
     assert losses == [1, 2, 3, 4, 5, 6], "an evaluation of answers swallows none of the loss"
 
 
-def test_without_checkpoints_it_is_evaluated_all_the_same(prepare_run, make_sft, run_folder):
+def test_evaluation_works_without_checkpoints(prepare_run, make_sft, run_folder):
     run = _train(prepare_run, make_sft, training__save_strategy="no", evaluation={**EVALUATION, "at_end": False})
     assert _steps(run_folder) == []
     assert [entry["step"] for entry in _history(run_folder)["history"]] == [0, 2, 4, 6]

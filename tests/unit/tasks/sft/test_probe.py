@@ -1,4 +1,4 @@
-"""Probe rows become the tokens that their examples are trained on, also those that earlier versions wrote."""
+"""Probe rows encode to the tokens that their examples were trained on, including rows from earlier versions."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def encoder():
     return ExampleEncoder(tokenizer, 256)
 
 
-def test_a_stored_example_is_the_example(encoder):
+def test_a_stored_example_equals_the_example(encoder):
     excluded = ({**TURNS[1], "train": False}, *TURNS[2:])
     for example in (Example("2 + 2 =", " 4"), Example(messages=(TURNS[0], *excluded), unread=("mood",))):
         encoded = encoder.encode(example)
         assert _encode_row(json.loads(json.dumps(asdict(example))), encoder) == (encoded.input_ids, encoded.labels)
 
 
-def test_a_stored_example_has_its_tools(encoder):
+def test_a_stored_example_keeps_its_tools(encoder):
     tools = ({"type": "function", "function": {"name": "add"}},)
     row = json.loads(json.dumps(asdict(Example(messages=tuple(TURNS[:2]), tools=tools))))
     assert '"add"' in encoder.tokenizer.decode(_encode_row(row, encoder)[0])
@@ -51,7 +51,7 @@ def test_a_row_of_an_earlier_version_keeps_its_context(encoder):
     assert ids == encoder.encode(Example(messages=tuple(TURNS))).input_ids
 
 
-def test_virtual_tokens_are_no_positions_of_the_text():
+def test_virtual_tokens_are_not_counted_as_positions_of_the_text():
     import torch
     from peft import PromptEncoderConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""What a model forgets is measured on the very base and the kept weights, row by row."""
+"""Forgetting is measured on the exact base and on the saved weights, row by row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _read(folder: Path) -> list[dict[str, Any]]:
 
 
 def _perplexity(model: Any, tokenizer: Any, text: str) -> tuple[float, list[float]]:
-    """Compute it from the library's own loss, window by window of 256 positions."""
+    """Compute perplexity from the library's own loss, in windows of 256 positions."""
     ids, losses, counts = tokenizer(text, add_special_tokens=False)["input_ids"], [], []
     for at in range(0, len(ids), 255):
         row = torch.tensor([[tokenizer.bos_token_id, *ids[at : at + 255]]])
@@ -36,7 +36,7 @@ def _perplexity(model: Any, tokenizer: Any, text: str) -> tuple[float, list[floa
     return math.exp(sum(sums) / sum(counts)), sums
 
 
-def test_base_and_tuned_model_stand_side_by_side(make_sft: Callable[..., Any], tmp_path: Path) -> None:
+def test_base_and_tuned_scores_are_reported_together(make_sft: Callable[..., Any], tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -70,7 +70,7 @@ def test_base_and_tuned_model_stand_side_by_side(make_sft: Callable[..., Any], t
     assert (run / "retention/base/sums/predictions.jsonl").stat().st_mtime_ns == written
 
 
-def test_what_is_not_there_is_told_before_training(make_sft: Callable[..., Any], tmp_path: Path) -> None:
+def test_missing_files_are_reported_before_training(make_sft: Callable[..., Any], tmp_path: Path) -> None:
     for entry, said in ((str(tmp_path / "none.txt"), "no such file"), ("gsm9k", "no dataset, file or folder called")):
         with pytest.raises(ConfigError, match=rf"evaluation\.retention: .*{said}"):
             make_sft(evaluation={"at_end": False, "retention": [entry]})
@@ -80,7 +80,7 @@ def test_what_is_not_there_is_told_before_training(make_sft: Callable[..., Any],
     ("both", "one", "other", "neither", "expected"),
     [(36, 12, 2, 0, (0.0569, 0.3404)), (54, 0, 0, 0, (-0.0664, 0.0664))],
 )
-def test_paired_shares_have_newcombes_interval(
+def test_paired_proportions_have_newcombes_interval(
     both: int, one: int, other: int, neither: int, expected: tuple[float, float]
 ) -> None:
     """Newcombe 1998 (Statistics in Medicine 17, 2635), table II, method 10."""
@@ -89,7 +89,7 @@ def test_paired_shares_have_newcombes_interval(
     assert bootstrap_difference(second, first) == pytest.approx(expected, abs=5e-5)
 
 
-def test_a_difference_of_pairs_is_surer_than_of_its_sides() -> None:
+def test_a_paired_interval_is_narrower_than_an_unpaired_one() -> None:
     draw = np.random.default_rng(3)
     base = draw.normal(size=200)
     low, high = bootstrap_difference(base, base + 0.1 + 0.01 * draw.normal(size=200))

@@ -1,4 +1,4 @@
-"""Fine-tuning a language model as a task: odd heads, new tokens, quantized bases, what is written, what is proved."""
+"""Fine-tuning a language model: adapted heads, new tokens, quantized bases, what is written, what is verified."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_a_conversation_is_trained_with_new_tokens_read_and_written(prepare_run,
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("whole", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
-def test_new_tokens_beside_modules_that_are_trained_whole(tied, whole, prepare_run, make_sft, tmp_path):
-    """What learns the new tokens is trained once, and none of the two places is left out."""
+def test_new_tokens_with_modules_to_save(tied, whole, prepare_run, make_sft, tmp_path):
+    """Embeddings of new tokens are trained once, in both places."""
     dataset = {"name": "custom", "path": _write_chats(tmp_path), "validation_size": 8}
     model = {"name_or_path": _base(make_sft) if tied else _untie(_base(make_sft), tmp_path), "dtype": "float32", **CHAT}
     peft = {"method": "lora", "lora_r": 4, "target_modules": ["q_proj"], "modules_to_save": whole}
@@ -98,7 +98,7 @@ def test_new_tokens_beside_modules_that_are_trained_whole(tied, whole, prepare_r
 
 
 def _untie(base, tmp_path):
-    """Make a copy whose output layer has weights of its own."""
+    """Make a copy whose output layer has its own weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -126,7 +126,7 @@ def test_an_adapter_on_the_head_is_trained(prepare_run, make_sft, tmp_path):
     _check_reload(run, _saved_again(run, tmp_path / "saved"))
 
 
-def test_a_whole_model_is_trained(prepare_run, make_sft):
+def test_full_fine_tuning(prepare_run, make_sft):
     run = prepare_run(config=make_sft(peft={"method": "none"}, training__max_steps=12, training__learning_rate=1e-3))
     run.trainer.train()
     losses = [log["loss"] for log in run.trainer.state.log_history if "loss" in log]
@@ -144,7 +144,7 @@ def test_a_four_bit_base_keeps_its_adapter_in_its_own_precision(prepare_run, mak
 
 
 def test_a_model_whose_pad_is_its_end_of_text_learns_to_stop(prepare_run, make_sft):
-    """Labels are made by construction, so that no end-of-text is taken for padding."""
+    """Labels come from the row's structure, so no end-of-text token is mistaken for padding."""
     base = _base(make_sft)
     probe = prepare_run(config=make_sft())
     model = {"name_or_path": base, "dtype": "float32", "pad_token": probe.tokenizer.eos_token}
@@ -164,7 +164,7 @@ def test_a_model_whose_pad_is_its_end_of_text_learns_to_stop(prepare_run, make_s
     assert record.warnings == ["partial score: 20 of 300 rows of gsm8k"]
 
 
-def test_what_was_measured_stands_in_the_record(prepare_run, make_sft):
+def test_measurements_are_recorded(prepare_run, make_sft):
     evaluation, generation = {"max_samples": 6}, {"max_new_tokens": 4}
     run = prepare_run(config=make_sft(training__max_steps=2, evaluation=evaluation, generation=generation))
     run.trainer.train()
@@ -178,7 +178,7 @@ def test_what_was_measured_stands_in_the_record(prepare_run, make_sft):
     assert record.time.tokens_per_s > 0
 
 
-def test_a_saved_model_that_is_another_is_found_out(prepare_run, make_sft, tmp_path):
+def test_a_saved_model_that_differs_is_detected(prepare_run, make_sft, tmp_path):
     run = prepare_run(config=make_sft(training__max_steps=4))
     run.trainer.train()
     load = _saved_again(run, tmp_path / "saved")
@@ -193,7 +193,7 @@ def test_a_saved_model_that_is_another_is_found_out(prepare_run, make_sft, tmp_p
         _check_reload(run, load_changed)
 
 
-def test_packing_where_documents_would_mix_is_refused(prepare_run, make_sft):
+def test_packing_is_refused_if_documents_would_mix(prepare_run, make_sft):
     model = {"name_or_path": _base(make_sft), "attn_implementation": "eager"}
     with pytest.raises(ModelError, match=r"sft\.packing: model\.attn.*: eager cannot keep documents apart"):
         prepare_run(config=make_sft(model=model, sft={"max_length": 128, "packing": True}))
@@ -201,7 +201,7 @@ def test_packing_where_documents_would_mix_is_refused(prepare_run, make_sft):
     assert not run.trainer.data_collator.padding_free
 
 
-def test_a_base_is_scored_as_it_is(prepare_run, make_sft, caplog):
+def test_a_base_is_scored_without_training(prepare_run, make_sft, caplog):
     evaluation, generation = {"max_samples": 4}, {"max_new_tokens": 4}
     run = prepare_run(config=make_sft(training__do_train=False, evaluation=evaluation, generation=generation))
     assert "peft has no effect" in caplog.text
@@ -219,7 +219,7 @@ def test_rows_without_anything_to_train_on_stop_the_run(prepare_run, make_sft, t
 
 
 def test_running_out_of_memory_names_three_settings(prepare_run, make_sft):
-    """The library's own error, raised where a batch is put together."""
+    """The library's own error, raised while a batch is collated."""
     run = prepare_run(config=make_sft(training__max_steps=2))
 
     def collate(rows):
@@ -236,7 +236,7 @@ def test_running_out_of_memory_names_three_settings(prepare_run, make_sft):
 
 
 @pytest.mark.parametrize("virtual", [0, 8])
-def test_rows_longer_than_a_models_positions(tiny_models_of_positions, virtual, caplog):
+def test_rows_longer_than_a_models_positions_are_refused(tiny_models_of_positions, virtual, caplog):
     table, rotary = tiny_models_of_positions
     require_positions(table, 64)
     with pytest.raises(ConfigError, match=r"sft\.max_length: .* more than the model has positions for \(64\)"):
@@ -248,7 +248,7 @@ def test_rows_longer_than_a_models_positions(tiny_models_of_positions, virtual, 
 
 @pytest.fixture
 def tiny_models_of_positions():
-    """A model with a table of 64 positions, and one with 64 rotary ones."""
+    """A model with a table of 64 positions, and one with 64 rotary positions."""
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -257,8 +257,8 @@ def tiny_models_of_positions():
 
 
 @pytest.mark.parametrize("when", [{"at_end": True}, {"at_end": False, "steps": 1}])
-def test_a_run_whose_only_set_could_not_be_scored_has_failed(when, prepare_run, make_sft, tmp_path, caplog):
-    """Trained and exported, it has no result: its status, exit code and last line say so, and how to score it again."""
+def test_a_run_whose_only_set_could_not_be_scored_fails(when, prepare_run, make_sft, tmp_path, caplog):
+    """Its status, exit code and last line report it, and how to score the exported model again."""
     from utils.core.errors import EXIT_FAILED
     from utils.runs.opening import RunFolder
     from utils.runs.summary import show_result

@@ -1,4 +1,4 @@
-"""A toy task: tells how many tokens a text has. All of a task that is not the library's, in one file."""
+"""A toy task outside the library, in one file: predict how many tokens a text has."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Task(task.Task):
 
     @classmethod
     def sections(cls) -> dict[str, Callable[[], type[Section]]]:
-        """Return the section that asks for this task."""
+        """Return the section that selects this task."""
         return {"toy": lambda: ToySection}
 
     @classmethod
@@ -94,7 +94,7 @@ class CountingData:
 
     @property
     def num_train_rows(self) -> int:
-        """Rows of an epoch."""
+        """Number of training rows in an epoch."""
         return len(self.train)
 
     @property
@@ -113,7 +113,7 @@ class CountingData:
         return rows
 
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
-        """Give some texts."""
+        """Return some texts."""
         return [{"text": text} for text in self.validation["text"][:count]]
 
 
@@ -179,7 +179,7 @@ class CountingRun:
         counts: ParameterCounts,
         measuring: MeasuringCallback,
     ) -> Outcome:
-        """Score by the mean error, in tokens."""
+        """Score by the mean absolute error, in tokens."""
         from utils.results.record import BestMetric, DataCounts
         from utils.tasks.outcome import Outcome, best_step, fill_costs, session_metrics
 
@@ -198,7 +198,7 @@ class CountingRun:
     def open_probe(
         self, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
     ) -> Probe:
-        """Make the probe of the texts that the run left."""
+        """Open the probe of the texts that the run saved."""
         from utils.tasks.probe import Probe, read_probes
 
         probes = read_probes(run, ("text",))
