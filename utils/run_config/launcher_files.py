@@ -10,23 +10,12 @@ from typing import Any
 from utils.config.document import Document
 from utils.config.error_messages import suggest
 from utils.config.installed import installed_version, read_fields, source_of
+from utils.config.section import list_choices
 from utils.config.yaml_text import read_bounded, read_document
 from utils.core.errors import ConfigError, Problem
 from utils.core.json_files import NotJsonError, parse_json
 from utils.run_config.load import Check
 
-_DISTRIBUTED_TYPES = (
-    "NO",
-    "MULTI_CPU",
-    "MULTI_GPU",
-    "MULTI_NPU",
-    "MULTI_XPU",
-    "FSDP",
-    "DEEPSPEED",
-    "MEGATRON_LM",
-    "TP",
-    "XLA",
-)
 _DEEPSPEED_KEYS = (
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler",
     "fp16", "bf16", "bfloat16", "amp", "gradient_clipping", "prescale_gradients", "sparse_gradients",
@@ -79,24 +68,21 @@ def check_deepspeed(path: Path) -> list[Check]:
 
 def _check_accelerate_keys(document: Document) -> Iterator[Problem]:
     module = "accelerate.commands.config.config_args"
-    known = {*read_fields(module, "BaseConfig"), *read_fields(module, "ClusterConfig")}
+    known = {**read_fields(module, "BaseConfig"), **read_fields(module, "ClusterConfig")}
     for key in document.data:
         if key not in known:
-            yield Problem(f"unknown key{suggest(key, sorted(known))}", key, document.place_of((key,)))
-    kind = document.get(("distributed_type",))
-    if kind is not None and str(kind) not in _DISTRIBUTED_TYPES:
-        message = f"{kind!r} is not allowed; use one of: {', '.join(_DISTRIBUTED_TYPES)}"
-        yield Problem(message, "distributed_type", document.place_of(("distributed_type",)))
+            yield document.problem(key, f"unknown key{suggest(key, sorted(known))}")
+    kind, kinds = document.get(("distributed_type",)), list_choices(known["distributed_type"].annotation)
+    if kind is not None and str(kind) not in kinds:
+        yield document.problem("distributed_type", f"{kind!r} is not allowed; use one of: {', '.join(kinds)}")
     options = _launch_options()
     for section in ("fsdp_config", "deepspeed_config"):
         for key in document.get((section,), None) or {} if options else ():
             if key not in options and f"fsdp_{key}" not in options:
-                place = document.place_of((section, key))
-                yield Problem(f"unknown key{suggest(key, sorted(options))}", f"{section}.{key}", place)
+                yield document.problem(f"{section}.{key}", f"unknown key{suggest(key, sorted(options))}")
     count = document.get(("num_processes",))
     if count is not None and (type(count) is not int or count < 1):
-        place = document.place_of(("num_processes",))
-        yield Problem(f"{count!r} is not allowed; use a whole number from 1", "num_processes", place)
+        yield document.problem("num_processes", f"{count!r} is not allowed; use a whole number from 1")
 
 
 def _launch_options() -> frozenset[str]:

@@ -73,9 +73,12 @@ def problems_of(checks: list[Any], file: Path) -> list[str]:
 
 
 def test_a_valid_accelerate_file_passes(tmp_path: Path) -> None:
+    from accelerate import DistributedType
+
     file = tmp_path / "a.yaml"
-    file.write_text(dump_yaml(ACCELERATE))
-    assert problems_of(check_accelerate(file), file) == []
+    for kind in DistributedType:
+        file.write_text(dump_yaml(ACCELERATE | {"distributed_type": kind.value}))
+        assert problems_of(check_accelerate(file), file) == []
 
 
 @pytest.mark.parametrize(
@@ -83,6 +86,7 @@ def test_a_valid_accelerate_file_passes(tmp_path: Path) -> None:
     [
         ({"num_procesess": 2}, "num_procesess: unknown key; did you mean num_processes?"),
         ({"distributed_type": "DDP"}, "distributed_type: 'DDP' is not allowed; use one of: NO, MULTI_CPU, MULTI_GPU"),
+        ({"distributed_type": "TP"}, "distributed_type: 'TP' is not allowed"),
         ({"num_processes": 0}, "num_processes: 0 is not allowed; use a whole number from 1"),
         ({"num_processes": "two"}, "num_processes: 'two' is not allowed"),
         ({"num_processes": True}, "num_processes: True is not allowed"),
