@@ -23,6 +23,7 @@ from utils.generation.backend import generate_batches
 from utils.metrics.metric import load_metric
 from utils.modeling.consent import Consent
 from utils.run_config import load_run_config
+from utils.run_config.extensions import add_extension
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = re.compile(r"```python\n# (my_lab/\S+\.py)\n(.*?)```", re.DOTALL)
@@ -299,6 +300,14 @@ def test_rows_and_scores_that_cannot_be(
     with pytest.raises(UserError) as caught:
         command("train", "--config", write_counting(make_sft, tmp_path))
     assert sentence in str(caught.value)
+
+
+def test_methods_of_a_backend_may_be_static(lab: Path) -> None:
+    file = lab / "generation" / "backends" / "parrot.py"
+    plain = "    def explain_refusal(self, num_tokens):"
+    assert plain in file.read_text()
+    file.write_text(file.read_text().replace(plain, "    @staticmethod\n" + plain.replace("self, ", "")))
+    add_extension(lab)
 
 
 def test_scores_outside_of_the_range_and_missing_answers(lab: Path) -> None:

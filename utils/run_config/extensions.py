@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,10 @@ def _check_functions(plugin: Any, package: str) -> Iterator[str]:
         if not needed:
             yield f"defines neither {' nor '.join(_DESCRIBE)}"
     for function, taken in needed.items():
-        found = getattr(getattr(plugin, "Backend", plugin), function, None)
+        owner = getattr(plugin, "Backend", plugin)
+        found = getattr(owner, function, None)
+        if isinstance(getattr_static(owner, function, None), staticmethod | classmethod):
+            taken = taken.removeprefix("self, ")
         if not callable(found):
             yield f"defines no {function}"
         elif wrong := registry.explain_call(function, found, taken):
