@@ -109,6 +109,10 @@ def test_a_run_is_used_where_its_folder_is_not(classifier: Path, lab: Path, tmp_
     command("merge_adapter", "--run", run, "--output", merged, "--allow_extensions")
     found = command("inference", "--run", merged, "--input_text", "good", "--allow_extensions")["answers"]
     assert found[0]["label"] == answer[0]["label"]
+    forget(run)
+    (run / "extensions" / "my_lab" / "adapters" / "orthogonal_lora.py").open("a").write("\n\ndef merge(model): ...\n")
+    with pytest.raises(UserError, match="merge of orthogonal_lora returned None"):
+        command("merge_adapter", "--run", run, "--output", tmp_path / "again", "--allow_extensions")
 
 
 def test_code_of_a_run_folder_runs_with_consent_only(classifier: Path, lab: Path) -> None:
@@ -246,6 +250,8 @@ def test_a_file_that_is_not_a_plug_in_is_named(
         ),
         ("schedules/staircase.py", "return StepLR", "StepLR", "returned NoneType, not a torch scheduler"),
         ("adapters/orthogonal_lora.py", "return adapted", "pass", "attach of orthogonal_lora returned None"),
+        ("adapters/orthogonal_lora.py", "def attach", "def load(*_): ...\n\n\ndef attach",
+         "load of orthogonal_lora returned None"),
         ("adapters/orthogonal_lora.py", "def attach", "training_hooks = dict\n\n\ndef attach", "not TrainingHooks"),
         ("metrics/balanced_accuracy.py", "return float", "return str", "balanced_accuracy returned '0."),
         ("metrics/balanced_accuracy.py", "score(predictions, references):", "score(predictions):",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import load_adapter
-from utils.core.errors import CheckError
+from utils.core.errors import CheckError, UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,6 +62,8 @@ def merge_weights(method: str, model: PreTrainedModel) -> tuple[PreTrainedModel,
         if "NaN" not in str(error):
             raise
         raise CheckError(f"the adapter holds numbers that are not finite: its training diverged ({error})") from None
+    if merged is None:  # a user's own method
+        raise UserError(f"peft.method: merge of {method} returned None; it has to return the model")
     return merged, _tie_equal(merged) if shared else None
 
 

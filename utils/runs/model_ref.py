@@ -54,6 +54,8 @@ class _Saved:
             return load_base_model(section, tokenizer, head)
 
         model = load_adapter(self.method).load(self.weights, load_base)
+        if model is None:  # a user's own method
+            raise UserError(f"peft.method: load of {self.method} returned None; it has to return the model")
         self._require_trained(model)
         return model
 
