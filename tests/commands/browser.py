@@ -1,4 +1,4 @@
-"""A real browser for tests: headless Chromium, spoken to by its own protocol."""
+"""A real browser for tests: headless Chromium, controlled through the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Tab:
             self.messages.append(f"{event}: {facts}")
 
     def open(self, address: str, width: int = 1280, height: int = 900, dark: bool = False, wait_s: float = 0.3) -> None:
-        """Open an address in a window of this width, in the light or the dark colour scheme."""
+        """Open an address in a window of this width, in the light or dark colour scheme."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
@@ -66,20 +66,20 @@ class Tab:
         time.sleep(wait_s)
 
     def run(self, script: str) -> Any:
-        """Evaluate JavaScript in the page, as its inspector would, and return the value."""
+        """Evaluate JavaScript in the page, as its console would, and return the value."""
         done = self.call("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
     def photograph(self, path: Path, whole: bool = True) -> None:
-        """Save a picture of the page as PNG."""
+        """Save a screenshot of the page as PNG."""
         taken = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(taken["data"]))
 
 
 @contextmanager
 def open_browser() -> Iterator[Tab]:
-    """Start a browser with a profile of its own, and end it."""
+    """Start a browser with its own profile and close it afterwards."""
     assert PROGRAM is not None, "there is no Chromium"
     loop = asyncio.new_event_loop()
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:

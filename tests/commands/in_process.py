@@ -1,4 +1,4 @@
-"""Runs one of the commands in this process, as a shell would call it."""
+"""Run one of the commands in this process, as a shell would call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters that were made elsewhere, by peft alone, are scored and used on their base, one or many."""
+"""Adapters made by peft alone are scored and used on their base, one or many at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEW = ["evaluation.max_samples=4", "generation.max_new_tokens=6"]
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of adapters written by peft: lora and ia3, of one base, without tokenizers."""
+    """Return a folder of adapters saved by peft: lora and ia3, of one base, without tokenizers."""
     import torch
     from peft import IA3Config, LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -40,7 +40,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _answer(folder: Path, prompt: str) -> str:
-    """Write six tokens by peft and transformers alone."""
+    """Generate six tokens with peft and transformers alone."""
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
 
@@ -54,7 +54,7 @@ def _answer(folder: Path, prompt: str) -> str:
     )
 
 
-def test_many_are_scored_a_row_each(adapters: Path, tmp_path: Path) -> None:
+def test_many_adapters_are_scored_one_row_each(adapters: Path, tmp_path: Path) -> None:
     shutil.copytree(adapters, tmp_path / "all")
     (tmp_path / "all/two/adapter_model.safetensors").unlink()
     answer = command("evaluate_model", "--adapter", f"{tmp_path}/all/*", "--set", SET, "--output_dir", tmp_path / "out",
@@ -74,8 +74,8 @@ def test_many_are_scored_a_row_each(adapters: Path, tmp_path: Path) -> None:
             assert written["prediction"] == _answer(Path(row["adapter"]), written["prompt"]), row
 
 
-def test_edited_adapters_are_scored_anew(adapters: Path, tmp_path: Path) -> None:
-    """An adapter's scaling is in its adapter_config.json alone: answers under another one must not be reused."""
+def test_edited_adapters_are_scored_again(adapters: Path, tmp_path: Path) -> None:
+    """The scaling is only in adapter_config.json: answers under another scaling must not be reused."""
     words = ["--set", SET, "--output_dir", tmp_path / "out", *FEW]
     folder = tmp_path / "mine"
     shutil.copytree(adapters / "one", folder)
@@ -91,7 +91,7 @@ def test_edited_adapters_are_scored_anew(adapters: Path, tmp_path: Path) -> None
     assert written[0] != written[1]
 
 
-def test_one_writes_on_its_own_base_or_a_named_one(adapters: Path, tmp_path: Path) -> None:
+def test_an_adapter_generates_on_its_own_or_a_named_base(adapters: Path, tmp_path: Path) -> None:
     text = "Tom has 3 apples and"
     for words in ([], ["--model", BASE]):
         answer = command("inference", "--adapter", adapters / "two", *words, "--input_text", text, "--json",
@@ -99,7 +99,7 @@ def test_one_writes_on_its_own_base_or_a_named_one(adapters: Path, tmp_path: Pat
         assert answer["answers"][0]["answer"] == _answer(adapters / "two", text)
 
 
-def test_what_is_no_adapter_or_has_another_base_is_told(
+def test_folders_without_adapter_or_with_another_base_are_refused(
     adapters: Path, tmp_path: Path, tiny_base: Callable[..., Path]
 ) -> None:
     made: dict[str, Any] = json.loads((adapters / "one/adapter_config.json").read_text())
@@ -121,7 +121,7 @@ def test_what_is_no_adapter_or_has_another_base_is_told(
         command("evaluate_model", "--adapter", adapters / "one")
 
 
-def test_a_server_has_to_have_the_adapter_itself(adapters: Path) -> None:
+def test_with_a_server_the_server_must_load_the_adapter(adapters: Path) -> None:
     from tests.model_server import serve
 
     words = ["inference", "--input_text", "Tom", "--json", "--adapter"]

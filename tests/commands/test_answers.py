@@ -1,4 +1,4 @@
-"""evaluate_model.py --answers: what anything wrote is scored without a model."""
+"""evaluate_model.py --answers: answers written by anything are scored without a model."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def test_a_file_without_a_readable_row_is_rejected_for_its_first(tmp_path: Path)
         score(file, "--metric", "rouge_l")
 
 
-def test_the_nearest_reference_and_all_answers_count(tmp_path: Path) -> None:
+def test_the_best_reference_and_every_answer_count(tmp_path: Path) -> None:
     rows = [{"prediction": ["a b", "c"], "reference": ["a", "a b"]}, {"prediction": 5, "reference": 5}]
     found = score(write(tmp_path / "mine.jsonl", rows), "--metric", "exact_match")
     assert (found["metrics"], found["n"], found["num_answers"]) == ({"exact_match": 0.75}, 2, 3)
 
 
-def test_references_of_a_set(tmp_path: Path) -> None:
+def test_references_from_a_dataset(tmp_path: Path) -> None:
     problems = [{"problem": f"{each}?", "solution": rf"\boxed{{{each}}}", "unique_id": f"n{each}"} for each in range(2)]
     where = f"{{name: math, path: {write(tmp_path / 'set.jsonl', problems)}}}"
     answers = [("n1", "1"), ("n0", "7"), ("n1", "0"), ("n0", r"\boxed{0}")]
@@ -110,7 +110,7 @@ def test_references_of_a_set(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_scored_is_said(tmp_path: Path, words: tuple[str, ...], sentence: str) -> None:
+def test_unscorable_answers_are_refused(tmp_path: Path, words: tuple[str, ...], sentence: str) -> None:
     file = write(tmp_path / "mine.jsonl", ROWS)
     with pytest.raises(LoraNsError, match=sentence):
         score(file, "--prediction", "response", *words)
@@ -124,14 +124,14 @@ def test_a_row_without_an_answer_is_named(tmp_path: Path) -> None:
         command("evaluate_model", "--model", "gpt2", "--metric", "rouge_l")
 
 
-def test_pass_at_k_takes_enough_answers(tmp_path: Path) -> None:
+def test_pass_at_k_needs_enough_answers(tmp_path: Path) -> None:
     reference = {"before": "", "tests": ""}
     file = write(tmp_path / "mine.jsonl", [{"prediction": ["x = 1"], "reference": reference}])
     with pytest.raises(LoraNsError, match=r"mine.jsonl:1: pass_at_10 needs at least 10 answers; the row has 1"):
         score(file, "--metric", "pass_at_10", "--allow_code_execution")
 
 
-def test_what_code_is_compared_by(tmp_path: Path) -> None:
+def test_code_similarity_can_be_chosen(tmp_path: Path) -> None:
     row = {"prediction": "for i in range(10):", "reference": {"subset": "lcc", "answers": ["while True:"]}}
     file = write(tmp_path / "mine.jsonl", [row])
     flag, word = ("--code_similarity", "levenshtein"), ("evaluation.longbench.code_similarity=levenshtein",)

@@ -1,7 +1,7 @@
-"""Broken files: one report names file, line, key and remedy of every mistake, and no ML library is reached.
+"""Invalid files: one report names file, line, key and remedy of every mistake, and no ML library is imported.
 
-The first lines of each file say what is expected: `# expect: LINE | KEY | REMEDY`. LINE is `-` where the whole
-file is meant, and `other.yaml:4` for a mistake in an extended file; KEY is empty where there is no key.
+The first lines of each file list what is expected: `# expect: LINE | KEY | REMEDY`. LINE is `-` for the whole file,
+and `other.yaml:4` for a mistake in an extended file; KEY is empty where there is no key.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_expectations(file: Path) -> list[Expectation]:
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, dict[str, Any]]:
-    """Open both commands on every file, in one process with the ML libraries blocked."""
+    """Run both commands on every file, in one process with the ML libraries blocked."""
     requests = [["train", ["--config", str(file)]] for file in FILES]
     requests += [["validate_config", [str(file)]] for file in FILES]
     found = run_without_ml(requests)
@@ -50,13 +50,13 @@ def answers() -> dict[str, dict[str, Any]]:
     }
 
 
-def test_there_are_many_and_all_say_what_they_expect() -> None:
+def test_there_are_many_files_and_all_state_what_is_expected() -> None:
     assert len(FILES) >= 40
     assert [file.name for file in FILES if not read_expectations(file)] == []
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_mistake_is_named_and_nothing_else(file: Path, answers: dict[str, Any]) -> None:
+def test_exactly_the_expected_mistakes_are_reported(file: Path, answers: dict[str, Any]) -> None:
     for script in answers:
         check_answer(file, script, answers[script][file.name])
     lines = answers["train"][file.name]["err"].splitlines()
@@ -77,7 +77,7 @@ def check_answer(file: Path, script: str, answer: dict[str, Any]) -> None:
         assert any(expectation.remedy in line for line in naming), f"{expectation.remedy!r} is not in:\n{text}"
 
 
-def test_the_report_is_in_order_of_lines(answers: dict[str, Any]) -> None:
+def test_the_report_is_sorted_by_line(answers: dict[str, Any]) -> None:
     lines = re.findall(r"many_mistakes\.yaml:(\d+)", answers["train"]["many_mistakes.yaml"]["err"])
     assert [int(line) for line in lines] == sorted(map(int, lines))
     assert len(lines) == 4

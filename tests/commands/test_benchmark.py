@@ -1,4 +1,4 @@
-"""benchmark.py: the plan without ML libraries, real runs with a crash among them, retries, changes, the reports."""
+"""benchmark.py: the plan without ML libraries, real runs including a crash, retries, changes, reports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CRASH = SUITE.replace("tasks: {good: {}}", "tasks: {good: {}, bad: {dataset.text
 
 
 class Script:
-    """benchmark.py in a folder of its own."""
+    """benchmark.py in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,8 +65,8 @@ def test_help_and_the_plan_need_no_ml_library(tmp_path: Path) -> None:
     assert not (ROOT / "x").exists(), "a plan writes nothing"
 
 
-def test_a_plan_of_five_hundred_runs_is_there_at_once(tmp_path: Path) -> None:
-    """Two seconds on a quiet machine; here ten, since tests share theirs."""
+def test_a_plan_of_five_hundred_runs_is_fast(tmp_path: Path) -> None:
+    """Two seconds on an idle machine; ten here, since tests share theirs."""
     text = SUITE.replace("tasks: {good: {}}", f"tasks: {{a: {{}}}}\nseeds: {list(range(500))}")
     (tmp_path / "s.yaml").write_text(text.replace(f"{ROOT}/examples/quickstart/base", "nobody/nowhere"))
     started = time.monotonic()
@@ -86,7 +86,7 @@ def test_a_plan_of_five_hundred_runs_is_there_at_once(tmp_path: Path) -> None:
         (["seed=4"], "command line  seed: every run has its own; use --seeds 1,2,3"),
     ],
 )
-def test_refusals_say_one_sentence_and_write_nothing(words: list[str], sentence: str, script: Script) -> None:
+def test_refusals_are_one_sentence_and_write_nothing(words: list[str], sentence: str, script: Script) -> None:
     code, answer, err = script(*words)
     assert code == 2
     assert answer["status"] == "bad_input"
@@ -142,7 +142,7 @@ def test_a_changed_configuration_runs_again_and_the_old_folder_is_kept(script: S
 
 
 @pytest.mark.slow
-def test_time_outs_and_retries(script: Script) -> None:
+def test_timeouts_and_retries(script: Script) -> None:
     slow = SUITE + "timeout_minutes: 0.02\n"
     code, answer, err = script("--retry", suite=slow)
     assert code == 1

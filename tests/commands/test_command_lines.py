@@ -1,4 +1,4 @@
-"""The command lines of the commands, in processes of their own: GPUs that are not there, refusals, and Ctrl-C."""
+"""The commands as separate processes: missing GPUs, refusals, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_help_needs_no_ml_library() -> None:
     assert not imported & {"torch", "transformers", "peft", "datasets", "pydantic", "yaml", "rich"}
 
 
-def test_refusals_say_one_sentence_and_write_nothing(tmp_path: Path) -> None:
+def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(RUN)
     (tmp_path / "full").mkdir()
@@ -74,7 +74,7 @@ def test_refusals_say_one_sentence_and_write_nothing(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["full", "run.yaml"]
 
 
-def test_an_override_is_no_value_of_an_option(tmp_path: Path) -> None:
+def test_an_override_is_not_taken_as_an_options_value(tmp_path: Path) -> None:
     (tmp_path / "a=b.yaml").write_text(RUN + "trainin: 1\n")
     done = open_train("seed=x", "--config", "a=b.yaml", cwd=tmp_path)
     assert done.returncode == 2
@@ -84,8 +84,8 @@ def test_an_override_is_no_value_of_an_option(tmp_path: Path) -> None:
     )
 
 
-def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
-    """The configuration is a pipe nobody writes to, so the command waits in the middle of its work."""
+def test_ctrl_c_exits_with_130(tmp_path: Path) -> None:
+    """The configuration is a pipe nobody writes to, so the command is waiting when it is interrupted."""
     pipe = tmp_path / "run.yaml"
     os.mkfifo(pipe)
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(pipe), "--json"]

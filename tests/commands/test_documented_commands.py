@@ -1,7 +1,7 @@
-"""Every command in a shell block of the documentation is run here, or named in a list with what it needs.
+"""Every command in a shell block of the documentation is run here, or listed with what it needs.
 
-What is not run is checked as far as that goes: its flags, its file with its overrides, the plan of its suite. The slow
-test runs all others, as they stand, in a folder that looks like a clone.
+Commands that are not run are checked as far as possible: flags, file and overrides, the plan of a suite. The slow test
+runs all others unchanged, in a folder like a clone.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _find_need(words: str) -> str | None:
 RUN = [words for words in COMMANDS if _find_need(words) is None]
 
 
-def test_the_pages_hold_commands_and_the_list_no_idle_line() -> None:
+def test_the_pages_hold_commands_and_the_list_no_unused_line() -> None:
     assert len(RUN) > 20
     scripts = {script for script in SCRIPTS for words in RUN if f"python {script}.py" in words}
     assert scripts == set(SCRIPTS)
@@ -85,7 +85,7 @@ def test_the_pages_hold_commands_and_the_list_no_idle_line() -> None:
 
 
 def _split(words: str) -> tuple[str, list[str]] | None:
-    """Return a command's script and its words, where it is one of ours."""
+    """Return a command's script and its arguments, if it is one of ours."""
     found = re.search(
         rf"\b({'|'.join(SCRIPTS)})\.py (.*)", re.split(r" [|>] ", words.replace("cat lines.txt | ", ""))[0]
     )

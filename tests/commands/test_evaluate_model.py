@@ -105,7 +105,7 @@ def test_a_killed_evaluation_goes_on(tmp_path):
     assert entry.result["metrics"]["em_strict"] == 0, "and has never written ####"
 
 
-def test_a_classifier_run(make_config, make_set, draw_rows, monkeypatch, capsys):
+def test_scoring_a_classifier_run(make_config, make_set, draw_rows, monkeypatch, capsys):
     data = make_set(train=draw_rows(40), validation=draw_rows(17, seed=1), test=draw_rows(9, seed=2))
     run = _train(make_config("llama", data))
     before = _hash_record(run)
@@ -134,7 +134,7 @@ def test_help_needs_no_library():
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory):
-    """Open the command with every ML library blocked, once for all mistakes; gives exit code and complaint by name."""
+    """Run the command with every ML library blocked, once for all mistakes; return exit code and message by name."""
     adapter, run = tmp_path_factory.mktemp("adapter"), tmp_path_factory.mktemp("run")
     (adapter / "adapter_config.json").write_text("{}")
     (run / "run.yaml").write_text(
@@ -174,7 +174,7 @@ def refused(tmp_path_factory):
         ("misspelt", "error: command line  generation.max_new_token: unknown key"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_before_anything_is_loaded(refused, name, message):
+def test_mistakes_are_reported_before_loading(refused, name, message):
     code, complaint = refused[name]
     assert code == 2, complaint
     assert message in complaint

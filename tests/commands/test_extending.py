@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md are run as they stand, from a folder of the user's own."""
+"""The examples of docs/extending.md are run unchanged, from a user's folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXAMPLE = re.compile(r"```python\n# (my_lab/\S+\.py)\n(.*?)```", re.DOTALL)
 
 
 def forget(folder: Path) -> None:
-    """Unload the plug-ins, so that a later test or another copy of the folder starts afresh."""
+    """Unload the plugins, so that a later test or another copy of the folder starts fresh."""
     for each in [*registry._added]:
         registry.remove_folder(each)
 
@@ -47,7 +47,7 @@ def lab(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def classifier(lab: Path, make_config: Any) -> Path:
-    """The file of a run with a method, an optimizer, a schedule and a callback of one's own."""
+    """The file of a run with a custom method, optimizer, schedule and callback."""
     file: Path = make_config.write(
         "bert",
         extensions=["my_lab"],
@@ -91,7 +91,7 @@ def test_a_method_an_optimizer_a_schedule_a_callback_and_a_metric_of_labels(clas
     assert json.loads((run / "provenance.json").read_text())["extensions"] == {"my_lab": registry.hash_folder(lab)}
 
 
-def test_a_run_is_used_where_its_folder_is_not(classifier: Path, lab: Path, tmp_path: Path) -> None:
+def test_a_run_works_without_its_extensions_folder(classifier: Path, lab: Path, tmp_path: Path) -> None:
     run = Path(command("train", "--config", classifier)["output_dir"])
     ask = ("--run", run, "--input_text", "good")
     answer = command("inference", *ask, "--allow_extensions")["answers"]
@@ -115,7 +115,7 @@ def test_a_run_is_used_where_its_folder_is_not(classifier: Path, lab: Path, tmp_
         command("merge_adapter", "--run", run, "--output", tmp_path / "again", "--allow_extensions")
 
 
-def test_code_of_a_run_folder_runs_with_consent_only(classifier: Path, lab: Path) -> None:
+def test_code_of_a_run_folder_needs_consent(classifier: Path, lab: Path) -> None:
     config = load_run_config(classifier)
     run = Path(command("train", "--config", classifier)["output_dir"])
     own = Run(run, config, load_run(run, allow_extensions=True).record, Consent.of_config(config))
@@ -142,7 +142,7 @@ def test_changed_code_is_another_run(classifier: Path, lab: Path) -> None:
     assert not list(run.parent.glob("run_*")), "nothing was moved"
 
 
-def test_an_edited_copy_is_told(classifier: Path, lab: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_edited_copy_is_reported(classifier: Path, lab: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = Path(command("train", "--config", classifier)["output_dir"])
     copy = run / "extensions" / "my_lab"
     forget(lab)
@@ -197,7 +197,7 @@ def test_a_dataset_a_metric_a_penalty_and_a_backend(lab: Path, make_sft: Any, tm
         ({"training__optim": "adamw_torch"}, "sign_momentum belongs to training.optim: sign_sgd"),
     ],
 )
-def test_mistakes_are_reported_with_their_place(
+def test_mistakes_are_reported_with_their_location(
     lab: Path, make_config: Any, changed: dict[str, Any], sentence: str
 ) -> None:
     keys = {"extensions": ["my_lab"], "training__optim": "sign_sgd", "training__sign_momentum": 0.5, **changed}
@@ -225,7 +225,7 @@ def test_mistakes_are_reported_with_their_place(
         ("metrics/many.py", "TABLE = {\n", "metrics/many.py:1: SyntaxError: '{' was never closed"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_not_a_plug_in_is_named(
+def test_a_file_that_is_not_a_plugin_is_named(
     tmp_path: Path, make_config: Any, file: str, source: str, sentence: str
 ) -> None:
     head = "from utils.config.section import Section\ndef build_{}(*_): ...\nclass Config(Section):\n"
@@ -262,7 +262,7 @@ def test_a_file_that_is_not_a_plug_in_is_named(
          "build_schedule is called with (optimizer, "),
     ],
 )  # fmt: skip
-def test_code_that_returns_or_takes_something_else(
+def test_plugins_with_wrong_signatures_or_results(
     classifier: Path, lab: Path, file: str, old: str, new: str, sentence: str
 ) -> None:
     source = (lab / file).read_text()
@@ -297,7 +297,7 @@ def test_code_that_returns_or_takes_something_else(
          "describe_instructions is called with (config)"),
     ],
 )  # fmt: skip
-def test_rows_and_scores_that_cannot_be(
+def test_invalid_rows_and_scores_of_plugins(
     lab: Path, make_sft: Any, tmp_path: Path, file: str, old: str, new: str, sentence: str
 ) -> None:
     source = (lab / file).read_text()
@@ -329,10 +329,10 @@ def test_scores_outside_of_the_range_and_missing_answers(lab: Path) -> None:
         list(generate_batches(backend, [[1], [2]], [[0, 1]]))
 
 
-def test_the_folder_in_the_working_directory_hides_no_copy(
+def test_a_folder_in_the_working_directory_does_not_hide_the_copy(
     classifier: Path, lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder of that name may lie where Python looks for modules, as it does beside train.py."""
+    """Python may search a folder of that name for modules, as it does beside train.py."""
     run = Path(command("train", "--config", classifier)["output_dir"])
     forget(lab)
     monkeypatch.syspath_prepend(str(lab.parent))
@@ -340,7 +340,7 @@ def test_the_folder_in_the_working_directory_hides_no_copy(
     assert command("inference", "--run", run, "--input_text", "good", "--allow_extensions")["answers"]
 
 
-def test_every_kind_of_plug_in_has_its_example() -> None:
+def test_every_kind_of_plugin_has_its_example() -> None:
     text = (ROOT / "docs" / "extending.md").read_text("utf-8")
     shown = {Path(name).parent.relative_to("my_lab").as_posix().replace("/", ".") for name, _ in EXAMPLE.findall(text)}
     kinds = set(registry._MARKERS) - {"tasks", "benchmark.launchers"}

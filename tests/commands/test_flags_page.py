@@ -1,4 +1,4 @@
-"""The pages that map other scripts' flags: every row sets what it says, and the command line says the same."""
+"""The pages that map other scripts' flags: every row sets what it states, and so does the command line."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_page_is_named_and_has_its_usual_flags() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{Path(row.config).stem}-{row.flag}" for row in ROWS])
-def test_the_row_sets_what_it_says(row: Row) -> None:
+def test_each_row_sets_what_it_states(row: Row) -> None:
     words = shlex.split(row.ours)
     config_file = ROOT / row.config
     if row.ours.startswith("--"):
@@ -88,14 +88,14 @@ def test_the_row_sets_what_it_says(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{Path(row.config).stem}-{row.flag}" for row in ROWS])
-def test_the_command_line_says_the_same(row: Row) -> None:
+def test_the_command_line_prints_the_same_mapping(row: Row) -> None:
     if row.flag in ("gpu", "resume_from_checkpoint"):
         return  # options of ours
     (said,) = explain_flags([f"--{row.flag}", *row.value.split()], frozenset())
     assert row.ours in said
 
 
-def test_every_form_can_be_read() -> None:
+def test_every_flag_maps_to_a_known_section() -> None:
     keys = {each.partition("=")[0] for forms in FLAGS.values() for each in forms if "=" in each}
     sections = ("model.", "peft.", "dataset.", "training.", "sft.", "evaluation.")
     assert all(key.startswith(sections) or key in ("seed", "HF_HOME") for key in keys)
@@ -119,7 +119,9 @@ def test_every_form_can_be_read() -> None:
         (["--hub_token", "hf_" + "Ab12" * 8], ["HF_TOKEN in the environment"]),
     ],
 )
-def test_flags_of_others_are_explained(words: list[str], said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_scripts_flags_are_explained(
+    words: list[str], said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     from utils.cli.command_line import run_cli
 
     with pytest.raises(SystemExit) as caught:
@@ -131,7 +133,7 @@ def test_flags_of_others_are_explained(words: list[str], said: list[str], capsys
     assert "Ab12" not in text
 
 
-def test_a_flag_that_nobody_knows_gets_no_page(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_flag_names_no_page(capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(
         [sys.executable, "train.py", "--config", "x.yaml", "--nonsense", "1"], capture_output=True, text=True, cwd=ROOT
     )

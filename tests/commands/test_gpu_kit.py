@@ -1,4 +1,4 @@
-"""What `make gpu` runs on a GPU runs here in small on the CPU, so that it works the day there is one."""
+"""A small CPU run of what `make gpu` runs on a GPU, so that it is known to work."""
 
 from __future__ import annotations
 

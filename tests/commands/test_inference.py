@@ -26,7 +26,7 @@ def _start(*words: str, **options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def trained(make_config, make_set, draw_rows, monkeypatch):
-    """Train a small llama on string labels in this process; its folder, and what it answered to its validation rows."""
+    """Train a small Llama on string labels; return its folder and its answers to its validation rows."""
     script = importlib.import_module("train")
     named = lambda rows: [{**row, "label": ("bad", "good")[row["label"]]} for row in rows]
     data = make_set(train=named(draw_rows(60)), validation=named(draw_rows(21, seed=1)))
@@ -89,7 +89,7 @@ def test_help_needs_no_library():
     assert not imported & {"torch", "transformers", "peft", "datasets", "pydantic", "yaml", "rich"}
 
 
-def test_mistakes_are_told_before_anything_is_loaded(tmp_path):
+def test_mistakes_are_reported_before_loading(tmp_path):
     """One process with every ML library blocked."""
     run = tmp_path / "run"
     run.mkdir()

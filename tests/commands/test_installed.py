@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel and install it, with the libraries of this environment; give the folder of the commands."""
+    """Build and install the wheel with this environment's libraries; return the folder of its commands."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     built = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
@@ -43,7 +43,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Call a command in a folder, without this project on Python's path."""
+    """Run a command in a folder, without this project on Python's path."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run([*map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -89,7 +89,7 @@ def test_errors_name_the_command_that_was_called(installed: Path, tmp_path: Path
     assert "no command is called trian" in unknown.stderr
 
 
-def test_one_command_line_does_what_the_scripts_do(tmp_path: Path) -> None:
+def test_the_command_offers_what_the_scripts_do(tmp_path: Path) -> None:
     shown = call(ROOT, sys.executable, "-m", "utils", "validate", "quickstart", "--show")
     assert shown.returncode == 0, shown.stderr
     assert "name_or_path:" in shown.stdout
@@ -106,7 +106,7 @@ def test_shipped_files_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert project.find_config("nothing.yaml") == Path("nothing.yaml")
 
 
-def test_a_shipped_file_is_copied_to_start_from(tmp_path: Path) -> None:
+def test_a_shipped_file_can_be_copied(tmp_path: Path) -> None:
     own = tmp_path / "mine.yaml"
     words = (sys.executable, "-m", "utils", "copy")
     assert call(ROOT, *words, "benchmarks/quickstart", own).returncode == 0
@@ -117,7 +117,7 @@ def test_a_shipped_file_is_copied_to_start_from(tmp_path: Path) -> None:
     assert "did you mean template_sft?" in call(ROOT, *words, "template_sf").stderr
 
 
-def test_scripts_are_copied_to_run_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copied_scripts_run_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     parser = shipped.build("copy")
     names = [name for name in shipped.copy_file(parser.parse_args([]))["names"] if name.startswith("examples/")]
@@ -143,14 +143,14 @@ def test_pages_are_printed_by_name() -> None:
     assert "serving  " in call(ROOT, *words).stdout
 
 
-def test_texts_name_commands_and_pages_as_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_name_commands_and_pages_as_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(project, "IS_INSTALLED", True)
     text = "accelerate launch --num_processes 2 train.py, python train.py (docs/serving.md)"
     called = "accelerate launch --num_processes 2 -m lora_ns train, lora-ns train (lora-ns docs serving)"
     assert project.as_called(text) == called
 
 
-def test_a_command_that_cannot_run_says_why() -> None:
+def test_a_command_that_cannot_run_explains_why() -> None:
     for words, told in (
         (["trian"], "did you mean train?"),
         (["train", "--plan"], "FILE --config is required"),
@@ -186,7 +186,7 @@ def test_dependencies_are_those_of_requirements_txt() -> None:
     assert named == set(extras) - {"all", "trackers", "docs"}, "trackers are many, and each takes one"
 
 
-def test_the_library_answers_to_its_installed_name() -> None:
+def test_the_library_is_importable_by_its_installed_name() -> None:
     project.alias_installed_name()
     mine, installed = (importlib.import_module(f"{name}.adapters.adapter") for name in ("utils", "lora_ns"))
     assert mine is installed
@@ -217,7 +217,7 @@ def test_the_python_api_trains_and_predicts(tmp_path: Path, capsys: pytest.Captu
     assert [problem.code for problem in refused.value.problems] == ["unknown_key"]
 
 
-def test_the_version_is_one() -> None:
+def test_there_is_one_version_number() -> None:
     assert f"\nversion: {project.VERSION}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""merge_adapter.py as a user starts it: a run, a kill in the middle of writing, a failed proof, and mistakes."""
+"""merge_adapter.py as a user starts it: a run, a kill while writing, a failed verification, and mistakes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _open(*words: object) -> int:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Train four steps, once: no merge changes the run it reads."""
+    """Train four steps once; merging does not change a run."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     words = ["training.max_steps=4", "training.learning_rate=3e-3", "dataset.max_train_samples=48"]
     words += ["evaluation.at_end=false", "training.save_strategy=no", f"training.output_dir={folder}"]
@@ -40,7 +40,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_a_run_is_merged_and_used_without_us(run, tmp_path):
+def test_a_merged_run_works_without_this_project(run, tmp_path):
     output = tmp_path / "merged"
     done = subprocess.run(
         _command("--run", run, "--output", output, "--json"),
@@ -59,7 +59,7 @@ def test_a_run_is_merged_and_used_without_us(run, tmp_path):
     assert {oct(each.stat().st_mode) for each in output.iterdir()} == {oct((output / "config.json").stat().st_mode)}
 
 
-def test_a_kill_in_the_middle_of_writing_leaves_no_output(run, tmp_path, capsys):
+def test_a_kill_while_writing_leaves_no_output(run, tmp_path, capsys):
     output, partial = tmp_path / "merged", tmp_path / "merged.partial"
     words = ("--run", run, "--output", output, "--max_shard_size", "100KB")
     with subprocess.Popen(_command(*words), cwd=ROOT, stderr=subprocess.PIPE, text=True) as script:
@@ -79,7 +79,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_no_output(run, tmp_path, capsys)
     assert f"error: {output}: is not empty" in capsys.readouterr().err
 
 
-def test_a_failed_proof_is_exit_1(run, tmp_path, monkeypatch, capsys):
+def test_a_failed_verification_exits_with_1(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("utils.adapters.lora.merge", lambda model: model.unload())
     assert _open("--run", run, "--output", tmp_path / "out" / "merged") == 1
     told = capsys.readouterr().err
@@ -90,7 +90,7 @@ def test_a_failed_proof_is_exit_1(run, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory):
-    """Open the command with every ML library blocked, once for all mistakes; gives exit code and complaint by name."""
+    """Run the command with every ML library blocked, once for all mistakes; return exit code and message by name."""
     folder = tmp_path_factory.mktemp("whole")
     dataset = "dataset: {name: custom, path: rows.jsonl}\n"
     (folder / "run.yaml").write_text(
@@ -121,7 +121,7 @@ def refused(tmp_path_factory):
         ("no config", "nowhere.yaml"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_loaded(refused, name, message):
+def test_mistakes_are_reported_before_loading(refused, name, message):
     code, complaint = refused[name]
     assert code == 2, complaint
     assert message in complaint
@@ -129,7 +129,7 @@ def test_mistakes_are_told_before_anything_is_loaded(refused, name, message):
 
 
 @pytest.mark.parametrize("words", [["--max_shard_size", "5 gigabytes"], ["--eval_rows", "-1"], ["--dtype", "int8"]])
-def test_values_that_are_none(words, capsys):
+def test_invalid_values(words, capsys):
     script = importlib.import_module("merge_adapter")
     with pytest.raises(SystemExit) as ended:
         script.build().parse_args(["--run", "x", "--output", "y", *words])

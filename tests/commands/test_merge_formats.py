@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_gguf_has_its_modelfile_card_and_proof(run, tmp_path, capsys):
+def test_a_gguf_has_a_modelfile_a_card_and_a_verification(run, tmp_path, capsys):
     pytest.importorskip("gguf")
     report = command("merge_adapter", "--run", run, "--output", tmp_path / "it", "--format", "gguf",
                      "--gguf_type", "q8_0")  # fmt: skip
@@ -63,7 +63,7 @@ def test_a_gguf_has_its_modelfile_card_and_proof(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("kind", "share"), [("nf4", 0.3), ("int8", 0.4)])
-def test_a_merged_model_is_packed_and_used_from_its_folder(kind, share, run, tmp_path):
+def test_a_merged_model_is_quantized_and_used_from_its_folder(kind, share, run, tmp_path):
     pytest.importorskip("bitsandbytes")
     from transformers import AutoModelForCausalLM, __version__
 
@@ -88,7 +88,7 @@ def test_a_merged_model_is_packed_and_used_from_its_folder(kind, share, run, tmp
     assert report["source"]["is_adapter"] == (kind == "int8")
 
 
-def test_more_than_so_many_bits_explain_is_refused(run, tmp_path, monkeypatch):
+def test_a_difference_beyond_the_quantization_error_is_refused(run, tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     from utils.merging import gguf_file
 
@@ -111,7 +111,7 @@ def test_options_that_contradict_each_other_are_refused(words, sentence, run, tm
         command("merge_adapter", "--run", run, "--output", tmp_path / "it", *words)
 
 
-def test_a_package_that_is_missing_is_one_sentence(run, tmp_path, monkeypatch):
+def test_a_missing_package_is_reported_in_one_sentence(run, tmp_path, monkeypatch):
     for module in ("formats", "gguf_facts"):
         monkeypatch.setattr(f"utils.merging.{module}.is_installed", lambda name: name not in {"gguf", "bitsandbytes"})
     for words, package in ((("--format", "gguf"), "gguf"), (("--quantize", "int8"), "bitsandbytes")):

@@ -1,4 +1,4 @@
-"""A model without a part of itself is refused by every command, with the tensors' names: it would answer at random."""
+"""Every command refuses a model with missing tensors and names them: it would answer at random."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refuse(capsys):
 TEXT = ("--input_text", "good w1")
 
 
-def test_a_whole_classifier(make_config, tmp_path, refuse):
+def test_a_classifier_with_missing_tensors(make_config, tmp_path, refuse):
     file, run = _train(make_config, tmp_path, "none")
     weights = run / "final_model" / "model.safetensors"
     whole = weights.read_bytes()
@@ -79,7 +79,7 @@ def test_a_whole_classifier(make_config, tmp_path, refuse):
     refuse("score.weight", "train", "--config", file, "--resume")
 
 
-def test_an_adapter_and_what_was_merged(make_config, tmp_path, refuse):
+def test_an_adapter_and_a_merged_model_with_missing_tensors(make_config, tmp_path, refuse):
     file, run = _train(make_config, tmp_path, "lora")
     merged = tmp_path / "merged"
     assert _open("merge_adapter", "--run", run, "--output", merged) == 0

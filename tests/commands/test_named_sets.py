@@ -1,4 +1,4 @@
-"""A file is named with all that says how it is read; what is scored is shown before, the first answers behind."""
+"""A named file carries all its reading options; what is scored is shown first, the first answers afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.model_server import BASE
     [("7 apples", "exact_match"), ("She has 7 apples, and gives 2 away", "token_f1"),
      ("def add(a, b):\n    return a + b  # and so on\n" * 9, "rouge_l")],
 )  # fmt: skip
-def test_the_length_of_answers_chooses_the_headline(
+def test_the_headline_metric_follows_the_length_of_answers(
     answer: str, headline: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "rows.jsonl"

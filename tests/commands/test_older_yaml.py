@@ -1,4 +1,4 @@
-"""Run files as users of like-minded frameworks have them: each is read as its first comment says."""
+"""Run files of similar frameworks: each is read as its first comment states."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ dataset: {name: %s}
 
 @pytest.mark.skipif(not FILES, reason=f"needs the run files of others in {FOLDER}")
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_it_is_read_as_its_first_line_says(file: Path) -> None:
+def test_each_file_is_read_as_its_first_line_states(file: Path) -> None:
     expected = re.match(r"# expect: (accepted|refused: (.*))", file.read_text("utf-8"))
     assert expected, "the first line says nothing"
     inspection = inspect_run_config(file)
@@ -63,7 +63,7 @@ def test_invalid_variants_are_refused(keys: str, said: str, tmp_path: Path) -> N
         _read(tmp_path, BASE % ("SEQ_CLS", f", {keys}", "glue, subset: rte"))
 
 
-def test_the_variant_of_another_method_is_its_own(tmp_path: Path) -> None:
+def test_other_methods_keep_their_own_variant_key(tmp_path: Path) -> None:
     text = (BASE % ("SEQ_CLS", "", "glue, subset: rte")).replace("method: lora", "method: road, variant: road_2")
     assert _read(tmp_path, text).peft.model_dump()["variant"] == "road_2"
 
@@ -85,7 +85,7 @@ def test_a_template_that_holds_the_answer(name: str, template: str, prompt: str,
     assert config.dataset.model_dump()["prompt_template"] == prompt
 
 
-def test_an_answer_in_the_midst_of_the_prompt_is_refused(tmp_path: Path) -> None:
+def test_an_answer_inside_the_prompt_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the prompt can be made of one column"):
         _read(tmp_path, BASE % ("CAUSAL_LM", "", 'gsm8k, prompt_template: "{answer} to {question}"'))
 
@@ -100,7 +100,7 @@ def test_the_length_of_rows_of_either_task(tmp_path: Path) -> None:
     assert again.to_dict() == config.to_dict()
 
 
-def test_two_lengths_that_differ_are_a_mistake(tmp_path: Path) -> None:
+def test_two_different_lengths_are_refused(tmp_path: Path) -> None:
     text = BASE % ("CAUSAL_LM", "", "gsm8k, max_length: 77") + "sft: {max_seq_length: 78}\n"
     with pytest.raises(ConfigError, match=r"dataset\.max_length: two names for one setting"):
         _read(tmp_path, text)
@@ -114,7 +114,7 @@ def test_the_command_line_overrides_older_keys_too(tmp_path: Path) -> None:
     assert load_run_config(file, ["training.seed=3"]).seed == 3
 
 
-def test_wandb_is_told_by_the_environment_which_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_environment_variables_take_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os as environment
 
     from utils.trainer.building import build_arguments
@@ -142,19 +142,19 @@ def test_wandb_is_told_by_the_environment_which_wins(tmp_path: Path, monkeypatch
         ("linear_probe", "head-only"), ("qlora", "lora with model.quantization: nf4"), ("dora", "lora with use_dora"),
     ],
 )  # fmt: skip
-def test_methods_by_other_names(written: str, meant: str, tmp_path: Path) -> None:
+def test_alternative_method_names(written: str, meant: str, tmp_path: Path) -> None:
     text = (BASE % ("SEQ_CLS", "", "glue, subset: rte")).replace("method: lora", f"method: {written}")
     with pytest.raises(ConfigError, match=rf"no method called {written}; did you mean {meant}"):
         _read(tmp_path, text)
 
 
-def test_kaiming_is_true_here(tmp_path: Path) -> None:
+def test_kaiming_init_suggests_true(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no initialisation called kaiming; did you mean true, by which A"):
         _read(tmp_path, BASE % ("SEQ_CLS", ", init_lora_weights: kaiming", "glue, subset: rte"))
 
 
 @pytest.mark.parametrize("key", ["use_qelbra", "total_evals", "lora_init", "evl_times"])
-def test_a_key_of_another_kind_is_no_hint(key: str, tmp_path: Path) -> None:
+def test_an_unrelated_key_gives_no_hint(key: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         _read(tmp_path, BASE % ("SEQ_CLS", f", {key}: 1", "glue, subset: rte"))
     assert "did you mean" not in str(caught.value)

@@ -1,7 +1,7 @@
 """The oldest libraries that pyproject.toml allows pass the fast tests of the commands and the invariants.
 
-The environment is made from a package index, without which the test is skipped; LORA_NS_OLDEST_PYTHON names one that is
-there already. torch is the pinned one: older builds for CPUs stand in no index of packages.
+The environment is built from a package index, without which the test is skipped; LORA_NS_OLDEST_PYTHON names an
+existing one. torch is the pinned one: no package index has older CPU builds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_NETWORK = re.compile(
 
 
 def _read_requirements() -> list[str]:
-    """Return the requirements to install: the lower bounds of the libraries that change, and anything of the others."""
+    """Return the requirements to install: lower bounds of the varied libraries, any version of the others."""
     package = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = package["optional-dependencies"]
     declared = [*package["dependencies"], *extras["quantization"], *extras["chinese"]]
@@ -48,7 +48,7 @@ def _make_environment(folder: Path) -> str:
     return python
 
 
-def test_the_bounds_are_whole_versions() -> None:
+def test_the_bounds_are_full_versions() -> None:
     versions = [each for each in _read_requirements() if "==" in each]
     assert [each.split("==")[0] for each in versions] == ["torch", *BOUNDED, "antlr4-python3-runtime"]
 

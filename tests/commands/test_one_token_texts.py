@@ -1,4 +1,4 @@
-"""Every command with a tokenizer that adds no beginning of a text, and texts that are one token long."""
+"""Every command with a tokenizer without BOS token, and texts of a single token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _open(name, *words):
 
 
 def _answer_plainly(base, adapter, word):
-    """Write three tokens by plain transformers and peft."""
+    """Generate three tokens with plain transformers and peft."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -36,7 +36,7 @@ def _read_answers(told):
     return [json.loads(line) for line in told.splitlines() if line.startswith("{")]
 
 
-def test_a_language_model(make_config, make_set, tiny_base, tmp_path, capsys):
+def test_one_token_texts_of_a_language_model(make_config, make_set, tiny_base, tmp_path, capsys):
     base = tiny_base("gpt2")
     rows = [{"text": word} for word in WORDS * 4]  # no validation rows: the commonest case
     config = make_config.write(
@@ -64,7 +64,7 @@ def test_a_language_model(make_config, make_set, tiny_base, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
-def test_a_classifier(family, make_config, make_set, tmp_path, capsys):
+def test_one_token_texts_of_a_classifier(family, make_config, make_set, tmp_path, capsys):
     rows = [{"text": WORDS[1 + number % 2], "label": number % 2} for number in range(12)]
     config = make_config.write(family, make_set(train=rows, validation=rows[:4]), training__max_steps=3)
     run, merged = tmp_path / "run", tmp_path / "merged"

@@ -1,4 +1,4 @@
-"""train.py that evaluates at the start, every few steps and at the end, on two sets: what it leaves behind."""
+"""train.py evaluating at the start, every few steps and at the end, on two datasets: what it writes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def test_every_evaluation_stands_in_the_history_and_in_files(run: tuple[Path, dict[str, Any], str]) -> None:
+def test_every_evaluation_is_in_the_history_and_in_files(run: tuple[Path, dict[str, Any], str]) -> None:
     folder, _, _ = run
     history = _read(folder / "eval_history.json")
     assert list(history) == ["best_step", "best_score", "scorer", "leakage", "history"]
@@ -75,7 +75,7 @@ def test_the_best_step_is_the_final_model_and_is_shown(run: tuple[Path, dict[str
     assert f"best (step {best_step}): {history['best_score']:.4f}, last (step 5): {combined['last_score']:.4f}" in said
 
 
-def test_the_scores_stand_on_the_board(run: tuple[Path, dict[str, Any], str]) -> None:
+def test_the_scores_are_logged_to_tensorboard(run: tuple[Path, dict[str, Any], str]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder, _, _ = run

@@ -1,7 +1,7 @@
-"""Two processes on a CPU train as one at the same global batch: the losses and metrics are those of one process.
+"""Two CPU processes train like one at the same global batch size: equal losses and metrics.
 
-The evaluation has three rows for two processes of two, so that one row stands twice in the last batch and must count
-once.
+The evaluation has three rows for two processes with batches of two, so that one row is repeated in the last batch
+and must count once.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _folder() -> TemporaryDirectory[str]:
 
 
 def train(launch: Launch, words: list[str], batch: int, name: str, *options: str) -> Run:
-    """Train in processes of their own, or alone in this one."""
+    """Train in separate processes, or in this one."""
     folder = Path(_folder().name) / name
     words = [words[0], *options, *SHARED, *words[1:], *launch.words, f"training.per_device_train_batch_size={batch}"]
     words.append(f"training.output_dir={folder}")
@@ -104,7 +104,7 @@ def _launch(launch: Launch, words: list[str]) -> str:
 
 @cache
 def train_alone(task: str, method: str) -> Run:
-    """Train in one process, once for all launches that are compared with it."""
+    """Train in one process, once for all launches compared with it."""
     return train(ALONE, [*TASKS[task], *METHODS[method]], 8, f"alone-{task}-{method}")
 
 
@@ -130,7 +130,7 @@ def compare(task: str, method: str, launch: str) -> float:
 
 @pytest.mark.timeout(600)
 def test_two_processes_train_as_one() -> None:
-    """Rows of a fine-tuning run hold different numbers of tokens: the loss is a mean over those of all processes."""
+    """Fine-tuning rows differ in tokens: the loss is a mean over the tokens of all processes."""
     assert compare("CAUSAL_LM", "lora", "accelerate") < TOLERANCE
 
 
@@ -145,8 +145,8 @@ def test_every_method_trains_as_one_by_every_launcher(task: str, method: str, la
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_cache_of_states_is_each_processs_own() -> None:
-    """Two epochs: in the second one the backbone is passed over."""
+def test_each_process_has_its_own_cache_of_states() -> None:
+    """Two epochs: in the second one the backbone is skipped."""
     words = [*TASKS["SEQ_CLS"], "peft.method=qst", "peft.cache=auto", "dataset.max_train_samples=48"]
     together, alone = train(TORCHRUN, words, 8, "cache-two"), train(ALONE, words, 8, "cache-alone")
     assert together.losses == pytest.approx(alone.losses, abs=TOLERANCE)
@@ -158,8 +158,8 @@ def test_a_cache_of_states_is_each_processs_own() -> None:
 @pytest.mark.parametrize(
     ("task", "method"), [("SEQ_CLS", "lora"), ("SEQ_CLS", "none"), ("SEQ_CLS", "qlora"), ("CAUSAL_LM", "lora")]
 )
-def test_weights_in_parts_are_saved_whole(task: str, method: str, tmp_path: Path) -> None:
-    """ZeRO-3, with every parameter cut up however small: what is saved is what one process saves."""
+def test_sharded_weights_are_saved_completely(task: str, method: str, tmp_path: Path) -> None:
+    """ZeRO-3 with every parameter sharded, however small: the saved model equals that of one process."""
     settings = json.loads((ROOT / "configs" / "deepspeed" / "zero3.json").read_text())
     settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     (tmp_path / "zero3.json").write_text(json.dumps(settings))
@@ -179,7 +179,7 @@ def test_weights_in_parts_are_saved_whole(task: str, method: str, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_goes_on_with_another_number_of_processes() -> None:
+def test_a_run_is_resumed_with_another_number_of_processes() -> None:
     words = [*TASKS["SEQ_CLS"], "training.lr_scheduler_type=constant", "training.warmup_steps=0"]
     saving = ["training.save_strategy=steps", "training.save_steps=3"]
     name = "changing"
@@ -191,7 +191,7 @@ def test_a_run_goes_on_with_another_number_of_processes() -> None:
     assert longer.record["metrics"] == pytest.approx(alone.record["metrics"], abs=TOLERANCE)
 
 
-def test_a_mistake_is_said_once() -> None:
+def test_a_mistake_is_reported_once() -> None:
     words = [*TORCHRUN.command, "train.py", "--config", "configs/quickstart.yaml", "peft.lora_r=0"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
@@ -205,8 +205,8 @@ def _read_weights(folder: Path) -> dict[str, Any]:
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
-def test_a_launcher_that_was_ignored_is_refused():
-    """`accelerate launch --cpu` starts one process, whatever it is asked for: the run says so first."""
+def test_a_launcher_that_starts_too_few_processes_is_refused():
+    """`accelerate launch --cpu` starts one process whatever it is asked for, which the run reports first."""
     words = [str(SCRIPTS / "accelerate"), "launch", "--num_processes", "2", "--cpu", "train.py", "--config", "no.yaml"]
     environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)

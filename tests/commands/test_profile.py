@@ -1,4 +1,4 @@
-"""`train.py --profile` says where the time goes, and changes nothing of the run."""
+"""`train.py --profile` reports where the time goes, and does not change the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.trainer.profiling import FOLDER
 ROOT = Path(__file__).parents[2]
 
 
-def test_parts_add_up_and_losses_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parts_add_up_and_losses_are_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--config", ROOT / "configs" / "quickstart.yaml", "training.max_steps=8", "training.logging_steps=1"]
     words += ["training.eval_strategy=steps", "training.eval_steps=4", "training.save_steps=4"]
     folders = [tmp_path / "plain", tmp_path / "profiled"]

@@ -1,4 +1,4 @@
-"""Pushing to the hub: the real client against a small hub on this machine, which keeps what it is given."""
+"""Pushing to the hub: the real client against a small local hub, which stores what it receives."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
     return folder / "run.yaml"
 
 
-def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path, caplog):
-    """The whole command, with the hub's own client; afterwards, and after a push by others, --run reads final_model."""
+def test_a_run_pushes_only_its_final_model(hub, tmp_path, caplog):
+    """With the hub's own client; afterwards, and after a push by others, --run reads final_model."""
     folder = tmp_path / "run"
     with caplog.at_level(logging.INFO, "utils"):
         command("train", "--config", write(tmp_path, settings(folder, push_to_hub=True, hub_model_id="me/sums")))
@@ -115,7 +115,7 @@ def finished(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Any:
     return push
 
 
-def test_a_dry_run_shows_the_files_and_asks_nobody(hub, finished, caplog):
+def test_a_dry_run_lists_the_files_without_requests(hub, finished, caplog):
     with caplog.at_level(logging.INFO, "utils"):
         answer = finished(dry_run=True, hub_model_id="me/sums")
     assert hub.asked == []
@@ -125,7 +125,7 @@ def test_a_dry_run_shows_the_files_and_asks_nobody(hub, finished, caplog):
     assert finished() == {}, "nothing is pushed that was not asked for"
 
 
-def test_what_is_named_goes_with_it_under_ones_own_name_and_branch(hub, finished, caplog):
+def test_named_files_are_pushed_to_the_given_name_and_branch(hub, finished, caplog):
     finished(push_to_hub=True, hub_model_id="sums", hub_revision="try", hub_private_repo=False,
              hub_files=["logs/*", "nothing*"])  # fmt: skip
     assert hub.repos == {"me/sums": False}
@@ -134,7 +134,7 @@ def test_what_is_named_goes_with_it_under_ones_own_name_and_branch(hub, finished
     assert "hub_files: nothing* names no file" in caplog.text
 
 
-def test_a_public_repository_that_is_there_is_not_written_by_default(hub, finished):
+def test_an_existing_public_repository_is_not_overwritten_by_default(hub, finished):
     hub.repos["me/sums"] = False
     with pytest.raises(PushError, match=r"already exists and is public: set training.hub_private_repo: false"):
         finished(push_to_hub=True, hub_model_id="me/sums")
@@ -143,7 +143,7 @@ def test_a_public_repository_that_is_there_is_not_written_by_default(hub, finish
     assert "README.md" in hub.files["me/sums"]
 
 
-def test_a_hub_that_refuses_is_one_sentence(hub, finished):
+def test_a_refusal_of_the_hub_is_reported_in_one_sentence(hub, finished):
     hub.status = 403
     with pytest.raises(PushError, match=r"is kept, and was not pushed to me/sums: .*403") as caught:
         finished(push_to_hub=True, hub_model_id="me/sums")
@@ -151,7 +151,7 @@ def test_a_hub_that_refuses_is_one_sentence(hub, finished):
     assert caught.value.exit_code == 1
 
 
-def test_a_folder_whose_name_is_no_repository_is_said_before_the_run(tmp_path):
+def test_an_invalid_repository_name_is_reported_before_the_run(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(settings(tmp_path / "my run", push_to_hub=True)))
     with pytest.raises(ConfigError, match=r"training\.hub_model_id: 'my run' is not a valid repository name"):
@@ -161,7 +161,7 @@ def test_a_folder_whose_name_is_no_repository_is_said_before_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints", "end"])
-def test_strategies_are_honoured_or_refused(strategy, tmp_path):
+def test_hub_strategies_are_applied_or_refused(strategy, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(settings(tmp_path / "run", push_to_hub=True, hub_strategy=strategy)))
     if strategy == "end":
@@ -178,7 +178,7 @@ ASK = ("--input_text", "Tom has 4 apples and buys 3 more. How many?", "--max_new
 
 @pytest.fixture
 def pushed(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Train on a base of the hub, and push by the command; gives the run's folder."""
+    """Train on a base of the hub, and push by the command; return the run's folder."""
     monkeypatch.chdir(tmp_path)
     hub.repos["acme/tiny"] = False
     hub.files["acme/tiny"] = {each.name: each.read_bytes() for each in (QUICKSTART / "base").iterdir()}
@@ -193,7 +193,7 @@ def answer(run: str | Path) -> Any:
     return command("inference", "--run", run, *ASK)["answers"]
 
 
-def test_what_was_pushed_is_read_back_and_answers_the_same(hub, pushed, tmp_path):
+def test_a_pushed_model_is_read_back_and_answers_the_same(hub, pushed, tmp_path):
     assert hub.repos["me/sums"]
     assert answer("hub:me/sums") == answer(pushed)
     ours, theirs = (load_run(each).record.metrics for each in (pushed, "hub:me/sums"))
@@ -218,7 +218,7 @@ def test_what_was_pushed_is_read_back_and_answers_the_same(hub, pushed, tmp_path
 
 
 @pytest.mark.slow
-def test_processes_push_and_read_back_by_the_environment_alone(hub, tmp_path):
+def test_separate_processes_push_and_read_back_by_environment_variables(hub, tmp_path):
     hub.repos["acme/tiny"] = False
     hub.files["acme/tiny"] = {each.name: each.read_bytes() for each in (QUICKSTART / "base").iterdir()}
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
@@ -263,7 +263,7 @@ def check_cards(merged: Path) -> None:
         ("hub:a/b/c", "'a/b/c' is not a valid repository name"),
     ],
 )
-def test_what_cannot_be_read_back_is_one_sentence(name, sentence, hub):
+def test_an_unreadable_repository_is_refused_in_one_sentence(name, sentence, hub):
     hub.repos |= {"acme/tiny": False, "acme/gated": False}
     hub.files["acme/tiny"] = {"config.json": b"{}"}
     hub.gated.add("acme/gated")
@@ -313,7 +313,7 @@ def test_the_command_lists_what_is_pushed_and_what_is_not(hub, finished, monkeyp
         ("failed", ("me/x",), r"is not finished \(its status is failed\)"),
     ],
 )
-def test_what_is_not_pushed_is_refused_in_a_sentence(name, words, sentence, finished, tmp_path):
+def test_unpushable_folders_are_refused_in_one_sentence(name, words, sentence, finished, tmp_path):
     (tmp_path / "my run" / "checkpoint-1" / "complete.json").write_text("{}")
     (tmp_path / "my run" / "link").symlink_to("/etc/hostname")
     shutil.copytree(tmp_path / "my run", tmp_path / "failed", ignore=shutil.ignore_patterns("link"))
@@ -322,7 +322,7 @@ def test_what_is_not_pushed_is_refused_in_a_sentence(name, words, sentence, fini
         command("utils.runs.push", tmp_path / name, *words, "--dry-run")
 
 
-def test_a_base_that_was_a_folder_is_named_by_the_reader(hub, tmp_path, monkeypatch):
+def test_a_reader_must_name_a_base_that_was_a_local_folder(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = write(tmp_path, settings(tmp_path / "run"))
     command("train", "--config", file)
@@ -340,7 +340,7 @@ PAGE, NOTHING, DEEP = b"<html>log in first</html>", b"null", b"[" * 100_000
 
 @pytest.mark.parametrize("body", [PAGE, NOTHING, DEEP], ids=["a page", "null", "deep"])
 @pytest.mark.parametrize("asked", ["GET /api/models/me/sums", "GET /me/sums/resolve/", "GET /api/models/.*/tree"])
-def test_a_hub_that_sends_something_else_is_told(asked, body, hub, monkeypatch, tmp_path):
+def test_unexpected_responses_of_a_hub_are_reported(asked, body, hub, monkeypatch, tmp_path):
     hub.repos["me/sums"], hub.files["me/sums"] = True, {"run.yaml": b"a: 1", "config.json": b"{}"}
     hub.instead = {asked: body}
     if "resolve" in asked:  # files may hold anything: what reads them says so
@@ -352,14 +352,14 @@ def test_a_hub_that_sends_something_else_is_told(asked, body, hub, monkeypatch, 
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_the_status_that_a_hub_answers_is_told(status, hub):
+def test_the_http_status_of_a_hub_is_reported(status, hub):
     hub.instead = {"GET": status}
     with pytest.raises(UserError, match=f"the hub answered {status} for me/sums"):
         open_run("hub:me/sums")
 
 
 @pytest.mark.parametrize("asked", ["whoami", "GET /api/models", "repos/create", "preupload", "info/lfs", "commit/main"])
-def test_a_push_to_what_is_no_hub_is_told(asked, hub, tmp_path):
+def test_a_push_to_a_server_that_is_not_a_hub_is_reported(asked, hub, tmp_path):
     hub.instead = {asked: PAGE}
     file = tmp_path / "adapter_model.safetensors"
     file.write_bytes(b"x" * 100)

@@ -1,4 +1,4 @@
-"""Every command that the documentation shows is one that the commands understand."""
+"""Every command that the documentation shows can be parsed by the commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _commands() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _, _ in _commands()}))
-def test_documented_commands_are_understood(page: str) -> None:
+def test_documented_commands_can_be_parsed(page: str) -> None:
     for _, script, command in (each for each in _commands() if each[0] == page):
         arguments = parse_words(importlib.import_module(script).build(), shlex.split(command))
         if getattr(arguments, "config", None) and arguments.config.startswith("configs/"):
@@ -58,7 +58,7 @@ def test_readme_names_the_two_commands() -> None:
     assert "make test" in (ROOT / ".ci/run").read_text()
 
 
-def test_the_chinese_readme_says_the_same() -> None:
+def test_the_chinese_readme_has_the_same_commands() -> None:
     english, chinese = ((ROOT / name).read_text("utf-8") for name in ("README.md", "README.zh-CN.md"))
     headings = [re.findall(r"^(#+) ", text, re.MULTILINE) for text in (english, chinese)]
     assert headings[0] == headings[1]

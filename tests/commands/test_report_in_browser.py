@@ -1,4 +1,4 @@
-"""The pages of a run and of a suite in a real browser: a silent console, nothing that sticks out, all can be read."""
+"""The pages of a run and of a suite in a real browser: no console messages, no overflow, readable text."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def tab() -> Iterator[Tab]:
 
 @pytest.fixture(scope="module", params=["en", "zh"])
 def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Run a suite half of which fails, on hostile rows, and give the pages of a run, of a failed one, of the suite."""
+    """Run a half-failing suite on hostile rows; return the pages of a run, a failed run and the suite."""
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "rows").mkdir()
     for name, count in (("train", 24), ("validation", 12)):
@@ -87,7 +87,7 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("width", [400, 1280])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_pages_are_whole_and_can_be_read(tab: Tab, pages: dict[str, Path], width: int, dark: bool) -> None:
+def test_pages_are_complete_and_readable(tab: Tab, pages: dict[str, Path], width: int, dark: bool) -> None:
     assert {"run", "suite"} <= pages.keys()
     for name, page in pages.items():
         tab.messages.clear()
@@ -104,7 +104,7 @@ def test_pages_are_whole_and_can_be_read(tab: Tab, pages: dict[str, Path], width
             tab.photograph(Path(folder, f"{name}-{language}-{width}-{'dark' if dark else 'light'}.png"))
 
 
-def test_charts_have_words_and_links_lead_to_the_runs(tab: Tab, pages: dict[str, Path]) -> None:
+def test_charts_have_labels_and_links_lead_to_the_runs(tab: Tab, pages: dict[str, Path]) -> None:
     tab.open(pages["suite"].as_uri())
     assert tab.run("[...document.querySelectorAll('svg')].every(svg => svg.getAttribute('aria-label').length > 20)")
     assert tab.run("document.querySelectorAll('svg').length") == 2  # scores, and the loss

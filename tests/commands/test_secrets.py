@@ -1,4 +1,4 @@
-"""No secret is written down or said: not one of the environment, and not one given on the command line by mistake."""
+"""No secret is written or printed, whether from the environment or given on the command line by mistake."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _search(folder: Path) -> list[str]:
-    """Return the files that hold a secret, whatever kind of file they are."""
+    """Return the files of any kind that hold a secret."""
     held = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for path in folder.rglob("*.xlsx"):
         with ZipFile(path) as workbook:
@@ -43,7 +43,7 @@ def _search(folder: Path) -> list[str]:
     return [path for path, content in held.items() if any(secret.encode() in content for secret in SECRETS)]
 
 
-def test_a_run_keeps_the_secrets_of_its_environment(tmp_path: Path) -> None:
+def test_a_run_does_not_disclose_secrets_of_its_environment(tmp_path: Path) -> None:
     done = _run([*TINY, f"training.output_dir={tmp_path / 'run'}", "--json"])
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "provenance.json").is_file()
@@ -153,7 +153,7 @@ def test_a_secret_in_any_key_is_not_repeated(template: str, tmp_path: Path, capf
         ("validate_config", "--all", ADDRESS),
     ],
 )
-def test_a_secret_in_any_word_is_not_repeated(words, tmp_path: Path, capfd, monkeypatch) -> None:
+def test_a_secret_in_any_argument_is_not_repeated(words, tmp_path: Path, capfd, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert _call(*words) in (1, 2)

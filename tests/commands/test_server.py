@@ -1,4 +1,4 @@
-"""A run whose answers a server writes, and a real vLLM asked by every command."""
+"""Runs whose answers a server generates, and a real vLLM used by every command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
     return [{**json.loads(line), "seconds": 0} for line in file.read_text("utf-8").splitlines()]
 
 
-def test_a_server_is_handed_the_adapter_as_it_is(tmp_path: Path) -> None:
+def test_a_server_gets_the_current_adapter(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with serve() as server:
         command("train", *SHORT, f"training.output_dir={run}", f"evaluation.server={server.url}")
@@ -50,7 +50,7 @@ LEARNT = ["--config", ROOT / "configs/quickstart_grpo.yaml", "training.max_steps
           "training.save_strategy=steps", "training.save_steps=1"]  # fmt: skip
 
 
-def test_a_server_writes_what_is_learnt_from_with_the_adapter_of_the_step(tmp_path: Path) -> None:
+def test_a_server_generates_grpo_answers_with_the_steps_adapter(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     run = tmp_path / "run"
@@ -68,7 +68,7 @@ def test_a_server_writes_what_is_learnt_from_with_the_adapter_of_the_step(tmp_pa
     assert any(log.get("completions/mean_length", 0) > 1 for log in logs)
 
 
-def test_a_server_that_gives_no_tokens_is_not_learnt_from(tmp_path: Path) -> None:
+def test_a_server_without_token_ids_is_refused_for_grpo(tmp_path: Path) -> None:
     from utils.core.errors import ConfigError, UserError
 
     with serve(gives_ids=False) as server, pytest.raises(UserError, match="does not return the token ids"):
@@ -78,7 +78,7 @@ def test_a_server_that_gives_no_tokens_is_not_learnt_from(tmp_path: Path) -> Non
                 "peft.use_dora=true", "peft.adapter_path=null")  # fmt: skip
 
 
-def test_what_no_server_loads_is_told_before_anything_is_sent(tmp_path: Path) -> None:
+def test_rejects_adapters_that_servers_cannot_load_before_sending(tmp_path: Path) -> None:
     from utils.core.errors import ConfigError
 
     with pytest.raises(ConfigError, match=r"evaluation\.server: a server cannot load what qst saves"):
@@ -135,7 +135,7 @@ def vllm(trained: Path) -> Iterator[Vllm]:
 
 
 def compute_gap(run: Path, prompt: str, first: str, second: str) -> float:
-    """Return how far apart the run's float64 logits are for the first token in which two answers differ.
+    """Return the gap between the run's float64 logits for the first token in which two answers differ.
 
     It is infinite unless the two tokens are the two most probable ones.
     """
@@ -158,7 +158,7 @@ def compute_gap(run: Path, prompt: str, first: str, second: str) -> float:
     return float(logits[best] - logits[second_best]) if {best, second_best} == set(tokens) else math.inf
 
 
-def test_a_tie_is_a_small_gap_between_the_two_most_probable_tokens(trained: Path) -> None:
+def test_a_near_tie_is_a_small_gap_between_the_top_two_tokens(trained: Path) -> None:
     prompt = "<bos>Question: Sam has 30 keys. He drops 28 of them. How many keys does Sam have now?\nAnswer:"
     first = _read(trained / "eval_test/predictions.jsonl")[0]["prediction"]
     written, name, _ = first.partition(first.split("Now ")[1].split()[0])
@@ -171,7 +171,7 @@ def test_a_tie_is_a_small_gap_between_the_two_most_probable_tokens(trained: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_vllm_writes_what_transformers_writes(vllm: Vllm, trained: Path, tmp_path: Path) -> None:
+def test_vllm_generates_the_same_as_transformers(vllm: Vllm, trained: Path, tmp_path: Path) -> None:
     words = ["--server", vllm.url, "--served_model"]
     command("evaluate_model", "--run", trained, *words, "tuned", "--output_dir", tmp_path / "there")
     command("evaluate_model", "--run", trained, "--output_dir", tmp_path / "here")
@@ -189,8 +189,8 @@ def test_vllm_writes_what_transformers_writes(vllm: Vllm, trained: Path, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_vllm_writes_what_is_learnt_from(vllm: Vllm, tmp_path: Path) -> None:
-    """Greedily it writes what the model writes here: both come to the same rewards and lengths."""
+def test_vllm_generates_the_answers_of_grpo(vllm: Vllm, tmp_path: Path) -> None:
+    """Greedily it generates what the model generates here: rewards and lengths are equal."""
     logs = []
     for name, words in (("there", [f"grpo.server={vllm.url}"]), ("here", [])):
         run = tmp_path / name
@@ -203,7 +203,7 @@ def test_vllm_writes_what_is_learnt_from(vllm: Vllm, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_server_and_a_killed_client_lose_nothing(vllm: Vllm, trained: Path, tmp_path: Path) -> None:
+def test_no_answers_are_lost_when_server_or_client_is_killed(vllm: Vllm, trained: Path, tmp_path: Path) -> None:
     def answer(name: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "inference.py", "--run", str(trained), "--server", vllm.url, "--served_model", "tuned",

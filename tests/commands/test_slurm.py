@@ -1,6 +1,6 @@
-"""The Slurm script starts a process for each task with its numbers, queues a saved run again, and resumes it.
+"""The Slurm script starts one process per task with its rank, requeues a saved run, and resumes it.
 
-And a suite as an array of a real Slurm, which is installed and started here where root can.
+Also a suite as an array of a real Slurm, which is installed and started here where root can.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ exit $CODE""",
 
 @pytest.fixture
 def submit(tmp_path: Path):
-    """Return a function that runs the script as Slurm would, with a train.py that ends with a code."""
+    """Return a function that runs the script as Slurm would, with a train.py that exits with a given code."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name, text in PROGRAMS.items():
@@ -54,14 +54,14 @@ def submit(tmp_path: Path):
     return run
 
 
-def test_every_task_has_its_numbers(submit, tmp_path: Path) -> None:
+def test_every_task_has_its_rank(submit, tmp_path: Path) -> None:
     code, said = submit(0)
     given = f"train.py --config configs/quickstart.yaml training.output_dir={tmp_path}/run task_name=a b"
     assert code == 0
     assert said == [f"rank {rank} local {rank} of 2 at first:21234: {given}" for rank in (0, 1)]
 
 
-def test_a_saved_run_is_queued_again_and_resumed(submit, tmp_path: Path) -> None:
+def test_a_saved_run_is_requeued_and_resumed(submit, tmp_path: Path) -> None:
     code, said = submit(75)
     assert code == 75
     assert said[-1] == "requeue 61234"
@@ -72,7 +72,7 @@ def test_a_saved_run_is_queued_again_and_resumed(submit, tmp_path: Path) -> None
     assert f"--resume training.output_dir={tmp_path}/run" in said[0]
 
 
-def test_a_failed_run_is_not_queued_again(submit) -> None:
+def test_a_failed_run_is_not_requeued(submit) -> None:
     code, said = submit(1)
     assert code == 1
     assert not any("requeue" in line for line in said)
@@ -103,7 +103,7 @@ def benchmark(folder: Path, *words: str) -> Any:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_suite_as_an_array_of_a_real_slurm(tmp_path: Path) -> None:
-    """One job is killed and queued again; what comes out is what comes out here."""
+    """One job is killed and requeued; the results equal those of a local run."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         pytest.skip("Slurm is installed and started by root on Debian alone")
     started = subprocess.run([ROOT / "scripts" / "start_slurm.sh"], capture_output=True, text=True)

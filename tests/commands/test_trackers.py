@@ -1,4 +1,4 @@
-"""Real trackers, on this machine: what a suite's runs are called there, their tags, settings and final scores."""
+"""Real trackers on this machine: names, tags, settings and final scores of a suite's runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ print(json.dumps({"mlflow": found, "trackio": trackio, "tensorboard": tensorboar
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an interpreter that has them beside what this one has: MLflow wants other versions of some packages."""
+    """Return an interpreter with the trackers installed: MLflow needs other versions of some packages."""
     if given := os.environ.get("TRACKERS_PYTHON"):
         return Path(given)
     folder = tmp_path_factory.mktemp("trackers")
@@ -64,7 +64,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_runs_are_called_and_tagged_as_they_are(python: Path, tmp_path: Path) -> None:
+def test_runs_have_names_tags_settings_and_scores(python: Path, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SUITE)
     # Runs of this process leave the settings of trackers in its environment.
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "MLFLOW_", "SWANLAB_"))}

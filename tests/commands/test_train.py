@@ -1,4 +1,4 @@
-"""train.py as a user starts it: one file in, a whole run folder out, one JSON object, and clear exit codes."""
+"""train.py as a user starts it: one file in, a complete run folder out, one JSON object, and clear exit codes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     return tmp_path_factory.mktemp("command")
 
 
-def test_a_whole_run(make_config, make_set, draw_rows, made):
+def test_a_complete_run(make_config, make_set, draw_rows, made):
     """Everything that the run folder promises, then the same command again."""
     rows = [{**row, "label": ("bad", "good")[row["label"]]} for row in draw_rows(40)]
     held = [{**row, "label": ("bad", "good")[row["label"]]} for row in draw_rows(17, seed=1)]
@@ -88,7 +88,7 @@ def test_a_whole_run(make_config, make_set, draw_rows, made):
     assert json.loads(again.stdout)["metrics"] == answer["metrics"]
 
 
-def test_a_hub_dataset_without_network_is_one_sentence(make_config):
+def test_a_hub_dataset_without_network_is_reported_in_one_sentence(make_config):
     file = make_config.write("bert", dataset={"name": "nobody/nothing-at-all"})
     ended = _start("--config", str(file), "--json", HF_HUB_OFFLINE="1")
     assert ended.returncode == 2, ended.stderr

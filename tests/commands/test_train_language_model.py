@@ -1,4 +1,4 @@
-"""train.py on a language model as a user starts it: previewed, killed, resumed, and equal to an uninterrupted run."""
+"""train.py on a language model: previewed, killed, resumed, and equal to an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _losses(folder: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbed."""
+    """A run that was not interrupted."""
     folder = tmp_path_factory.mktemp("sft") / "whole"
     done = _run(folder, "--json")
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_run_folder_explains_itself(whole: Path) -> None:
+def test_the_run_folder_is_self_explanatory(whole: Path) -> None:
     names = {path.name for path in whole.iterdir()}
     assert names >= {
         "run.yaml", "provenance.json", "final_model", "all_results.json", "train_results.json", "eval_results.json",
@@ -92,7 +92,7 @@ def test_a_killed_run_resumes_to_the_same_end(whole: Path, tmp_path: Path) -> No
     assert saved[0] == saved[1]
 
 
-def test_a_preview_marks_what_is_trained_on_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_preview_marks_trained_tokens_and_leaves_no_files(tmp_path: Path) -> None:
     done = subprocess.run(
         _command(tmp_path / "none", "--preview", "1"), cwd=ROOT, capture_output=True, text=True, timeout=120,
         check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,4 +1,4 @@
-"""Files of other projects, translated: the result is a run's file of ours, and each row of the table a setting."""
+"""Configuration files of other projects, translated: the result is a valid run file, each table row a setting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _read(page: str) -> tuple[str, list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_translation_is_a_file_of_ours_and_each_row_a_setting(page: str, tmp_path: Path) -> None:
+def test_the_translation_is_a_valid_run_file_and_each_row_a_setting(page: str, tmp_path: Path) -> None:
     text, (theirs, ours) = _read(page)
     file = tmp_path / "my_run.yaml"
     file.write_text(ours)
@@ -43,7 +43,7 @@ def test_the_translation_is_a_file_of_ours_and_each_row_a_setting(page: str, tmp
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_each_key_of_their_file_has_a_row_or_stands_in_ours(page: str) -> None:
+def test_each_key_of_the_original_has_a_row_or_is_in_the_translation(page: str) -> None:
     text, (theirs, ours) = _read(page)
     behind = text.split("## Key by key")[1]
     ours_keys = {key.rpartition(".")[2] for key in flatten(yaml.safe_load(ours))}

@@ -1,6 +1,6 @@
-"""Files as users of earlier frameworks have them: they validate unchanged, and every older name is said once.
+"""Files written for earlier frameworks: they validate unchanged, with one notice per older name.
 
-The first lines of each file say what is expected: `# notice: KEY | PART OF THE SENTENCE`, `# warning: ...`, and
+The first lines of each file list what is expected: `# notice: KEY | PART OF THE SENTENCE`, `# warning: ...`, and
 `# is: KEY = VALUE` for a value of the resolved file.
 """
 
@@ -34,13 +34,13 @@ def answers() -> dict[str, Any]:
     }
 
 
-def test_there_are_several_and_all_say_what_they_expect() -> None:
+def test_there_are_several_files_and_all_state_what_is_expected() -> None:
     assert len(FILES) >= 8
     assert [file.name for file in FILES if not read_marks(file, "is")] == []
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_validates_unchanged(file: Path, answers: dict[str, Any]) -> None:
+def test_files_validate_unchanged(file: Path, answers: dict[str, Any]) -> None:
     answer = answers[f"validate_config {file.name}"]
     assert answer["code"] == 0, answer["err"]
     assert "PASS 1  FAIL 0" in answer["err"]
@@ -51,7 +51,7 @@ def test_validates_unchanged(file: Path, answers: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_older_name_is_said_once_with_its_line(file: Path, answers: dict[str, Any]) -> None:
+def test_every_older_name_is_reported_once_with_its_line(file: Path, answers: dict[str, Any]) -> None:
     notes = [line for line in answers[f"validate_config {file.name}"]["err"].splitlines() if "note: " in line]
     lines = file.read_text("utf-8").splitlines()
     for mark in read_marks(file, "notice"):
@@ -64,7 +64,7 @@ def test_every_older_name_is_said_once_with_its_line(file: Path, answers: dict[s
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_means_what_it_meant(file: Path, answers: dict[str, Any]) -> None:
+def test_older_settings_keep_their_meaning(file: Path, answers: dict[str, Any]) -> None:
     resolved = flatten(yaml.safe_load(answers[f"validate_config {file.name}"]["out"]))
     for mark in read_marks(file, "is"):
         key, value = mark.split(" = ")

@@ -1,4 +1,4 @@
-"""validate_config.py: numbered checks per file, a summary, exit codes, and each kind of file checked as what it is."""
+"""validate_config.py: numbered checks per file, a summary, exit codes, and each kind of file checked by its rules."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def validate(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
     return run
 
 
-def test_a_good_file(validate: Callable[..., Answer]) -> None:
+def test_a_valid_file(validate: Callable[..., Answer]) -> None:
     answer = validate("good.yaml")
     assert answer == Answer(
         0,
@@ -78,7 +78,7 @@ def test_a_good_file(validate: Callable[..., Answer]) -> None:
     )
 
 
-def test_it_goes_on_after_a_failure_and_sums_up(validate: Callable[..., Answer]) -> None:
+def test_it_continues_after_a_failure_and_prints_a_summary(validate: Callable[..., Answer]) -> None:
     answer = validate("broken.yaml", "bad.yaml", "nowhere.yaml", "good.yaml")
     assert answer.code == 1
     assert "  [1/1] reads as YAML: FAIL\n        broken.yaml:2  not YAML" in answer.out
@@ -90,7 +90,7 @@ def test_it_goes_on_after_a_failure_and_sums_up(validate: Callable[..., Answer])
     assert answer.out.endswith("\nPASS 1  FAIL 3\n  FAIL broken.yaml\n  FAIL bad.yaml\n  FAIL nowhere.yaml\n")
 
 
-def test_all_takes_every_file_below_a_folder_as_its_own_kind(validate: Callable[..., Answer]) -> None:
+def test_all_checks_every_file_below_a_folder_by_its_kind(validate: Callable[..., Answer]) -> None:
     answer = validate("--all", ".")
     lines = [line.removesuffix(": ok") for line in answer.out.splitlines()]
     titles = [line for line in lines if line.endswith(")") and not line.startswith(" ")]
@@ -139,7 +139,7 @@ def test_overrides_are_checked_as_well(validate: Callable[..., Answer]) -> None:
     assert "command line  training.optim: 'adam' is not allowed" in answer.out
 
 
-def test_steps_are_named_in_the_language_of_the_results(validate: Callable[..., Answer], folder: Path) -> None:
+def test_checks_are_named_in_the_language_of_the_results(validate: Callable[..., Answer], folder: Path) -> None:
     steps = ("YAML可读: 通过", "键和值: 未通过", "组合: 通过", "文件: 通过")
     answer = validate("bad.yaml", "results.language=zh")
     for number, step in enumerate(steps, start=1):
@@ -150,7 +150,7 @@ def test_steps_are_named_in_the_language_of_the_results(validate: Callable[..., 
     assert "  [3/5] 2次运行: 通过\n" in validate("suite.yaml").out
 
 
-def test_schema_is_a_json_schema_that_a_good_file_meets(validate: Callable[..., Answer]) -> None:
+def test_schema_is_a_json_schema_that_accepts_a_valid_file(validate: Callable[..., Answer]) -> None:
     from utils.config.yaml_text import parse_value
 
     answer = validate("--schema")
@@ -212,7 +212,7 @@ def test_chinese_text_on_a_terminal_that_cannot_show_it(environment: dict[str, s
     assert b"Traceback" not in done.stderr
 
 
-def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:
+def test_a_closed_pipe_gives_no_traceback(folder: Path) -> None:
     command = f"{sys.executable} {ROOT / 'validate_config.py'} good.yaml --show --all . 2>err | true"
     subprocess.run(["bash", "-c", command], cwd=folder, check=True)
     assert "Traceback" not in (folder / "err").read_text()

@@ -1,4 +1,4 @@
-"""validate_config.py --data: all that the rows show is in one report, and no model is loaded."""
+"""validate_config.py --data: all problems of the rows are in one report, and no model is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _write(path: Path, *rows: dict[str, Any]) -> None:
 
 @pytest.fixture
 def check(tiny_base: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Check:
-    """Return a function that checks a run on a base without weights: exit code, the problems of its rows, and all."""
+    """Return a function that checks a run on a base without weights: exit code, problems of its rows, output."""
 
     def run(family: str, **sections: Any) -> tuple[int, list[str], str]:
         base = tmp_path / "base"
@@ -40,7 +40,7 @@ def check(tiny_base: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureF
     return run
 
 
-def test_columns_split_and_labels_of_a_classifier(check: Check, tmp_path: Path) -> None:
+def test_columns_splits_and_labels_of_a_classifier(check: Check, tmp_path: Path) -> None:
     rows = [{"sentence": f"w{index}", "label": index % 2} for index in range(6)]
     rows[3]["label"] = None
     _write(tmp_path / "set" / "train.jsonl", *rows)
@@ -64,7 +64,7 @@ def test_both_splits_of_a_classifier(check: Check, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_rows_validation_rows_and_a_set_of_a_language_model(check: Check, tmp_path: Path) -> None:
+def test_rows_validation_rows_and_evaluation_sets_of_a_language_model(check: Check, tmp_path: Path) -> None:
     good = [{"prompt": f"w{index}", "completion": " w1"} for index in range(6)]
     _write(tmp_path / "set" / "train.jsonl", *good, {"prompt": "w9", "completion": None})
     _write(tmp_path / "set" / "validation.jsonl", *good, {"prompt": None, "completion": "w3"})

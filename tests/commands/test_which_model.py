@@ -1,4 +1,4 @@
-"""Which model is meant: a run's own record wins for every command, and a contradiction names both sides."""
+"""Which model is used: a run's own record wins in every command, and a contradiction names both sides."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _disturb(base: Path) -> None:
 
 @pytest.fixture
 def run(make_sft, tmp_path):
-    """Train a run on a base of its own; gives its folder."""
+    """Train a run on its own base; return its folder."""
     base = tmp_path / "base"
     shutil.copytree(make_sft().model.name_or_path, base)
     config = make_sft(model__name_or_path=str(base), training__max_steps=3)
@@ -95,7 +95,7 @@ def test_a_contradiction_names_both_and_the_record_wins(run, name_base, tmp_path
     assert "which is not here" in answered.err
 
 
-def test_a_base_that_has_changed_since_is_found_out_by_a_merge(run, tmp_path, capsys):
+def test_a_merge_detects_a_changed_base(run, tmp_path, capsys):
     _disturb(tmp_path / "base")
     assert _open("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 2
     (run / "inputs.json").unlink()  # an earlier version's run does not say what its base was
@@ -107,7 +107,7 @@ def test_a_base_that_has_changed_since_is_found_out_by_a_merge(run, tmp_path, ca
 
 
 def test_a_run_is_not_taken_for_a_plain_model(make_config, tmp_path, capsys):
-    """Its own record says how it is asked: a whole model in a run's folder too."""
+    """Its own record says how it is prompted, even for a full model in a run's folder."""
     file = make_config.write("bert", peft={"method": "none"}, training__max_steps=1, training__save_strategy="no")
     assert _open("train", "--config", file, "training.load_best_model_at_end=false") == 0
     weights = tmp_path / "run" / "final_model"
@@ -118,7 +118,7 @@ def test_a_run_is_not_taken_for_a_plain_model(make_config, tmp_path, capsys):
             assert f"--model {folder}: the folder holds a run; name it by --run" in capsys.readouterr().err
 
 
-def test_the_commit_that_an_adapter_was_trained_on_is_taken(make_sft, tmp_path):
+def test_the_base_commit_an_adapter_was_trained_on_is_used(make_sft, tmp_path):
     """The hub's main branch may have moved on since."""
     from utils.runs.open_model import open_run
 
@@ -135,7 +135,7 @@ def test_the_commit_that_an_adapter_was_trained_on_is_taken(make_sft, tmp_path):
         assert open_run(tmp_path / "run").config.model.revision == expected
 
 
-def test_a_run_is_used_from_another_folder(make_sft, tmp_path, monkeypatch, capsys):
+def test_a_run_works_from_another_folder(make_sft, tmp_path, monkeypatch, capsys):
     shutil.copytree(make_sft().model.name_or_path, tmp_path / "models" / "base")
     monkeypatch.chdir(tmp_path)
     config = make_sft(model__name_or_path="models/base", training__max_steps=2, training__output_dir="out/run")
@@ -151,7 +151,7 @@ def test_a_run_is_used_from_another_folder(make_sft, tmp_path, monkeypatch, caps
     assert (tmp_path / "elsewhere" / "outputs" / "eval_merged").is_dir()
 
 
-def test_a_chat_model_without_its_rows_takes_a_text_as_a_turn(make_sft, tmp_path, capsys):
+def test_a_chat_model_without_its_rows_treats_a_text_as_a_user_turn(make_sft, tmp_path, capsys):
     rows = tmp_path / "chats.jsonl"
     asked = ([{"role": "user", "content": f"{n} + 3?"}, {"role": "assistant", "content": str(n + 3)}] for n in range(8))
     rows.write_text("".join(f"{json.dumps({'messages': turns})}\n" for turns in asked))

@@ -1,7 +1,7 @@
-"""Opens commands with every ML library blocked, all in one process: JSON requests come in, JSON answers go out.
+"""Run commands with every ML library blocked, all in one process: JSON requests in, JSON answers out.
 
-A request is `[command, [word, ...]]`; an answer holds the exit code and both outputs. An import of a blocked
-library is an ImportError in the answer, so that a command which reaches for one cannot pass.
+A request is `[command, [argument, ...]]`; an answer holds the exit code and both outputs. Importing a blocked library
+puts an ImportError into the answer, so that a command which needs one cannot pass.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Blocker(importlib.abc.MetaPathFinder):
 
 
 def open_one(script: str, words: list[str]) -> dict[str, object]:
-    """Open a command as its command line would."""
+    """Run a command as its command line would."""
     from utils.cli.command_line import run_cli
 
     module = importlib.import_module(script)
@@ -63,7 +63,7 @@ def open_one(script: str, words: list[str]) -> dict[str, object]:
 
 
 def run_without_ml(requests: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
-    """Open commands in a new process with every ML library blocked; return the answers, fail if one was imported."""
+    """Run commands in a new process with every ML library blocked and return the answers; fail if one was imported."""
     done = subprocess.run(
         [sys.executable, __file__], input=json.dumps(requests), capture_output=True, text=True, cwd=ROOT, check=True
     )

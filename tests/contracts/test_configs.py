@@ -1,4 +1,4 @@
-"""Every shipped configuration, found by walking the folder: read with the ML libraries blocked, and as documented."""
+"""Every shipped configuration, found by walking the folder: valid with the ML libraries blocked, and as documented."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def answers() -> dict[str, Any]:
     return dict(zip([*map(name_of, FILES), "--all"], run_without_ml(requests), strict=True))
 
 
-def test_the_guard_sees_every_file(answers: dict[str, Any]) -> None:
+def test_every_file_is_checked(answers: dict[str, Any]) -> None:
     shipped = {"quickstart.yaml", "template.yaml", "glue_mrpc.yaml", "glue_cola_qwen.yaml", "glue_bert.yaml"}
     assert shipped <= {name_of(path) for path in RUNS}
     everything = [path for path in (ROOT / "configs").rglob("*") if path.is_file() and not path.name.startswith(".")]
@@ -49,7 +49,7 @@ def test_the_guard_sees_every_file(answers: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_it_is_valid(path: Path, answers: dict[str, Any]) -> None:
+def test_each_file_is_valid(path: Path, answers: dict[str, Any]) -> None:
     answer = answers[name_of(path)]
     if "examples/quickstart" in path.read_text("utf-8") and not EMBEDDED.is_dir():
         pytest.skip("the embedded example has not been made here")
@@ -59,7 +59,7 @@ def test_it_is_valid(path: Path, answers: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
-def test_it_is_its_own_resolved_file_read_again(path: Path, tmp_path: Path) -> None:
+def test_each_resolved_file_reads_back_the_same(path: Path, tmp_path: Path) -> None:
     config = load_run_config(path, files=False)
     again = tmp_path / "run.yaml"
     again.write_text(config.to_yaml(), encoding="utf-8")
@@ -67,13 +67,13 @@ def test_it_is_its_own_resolved_file_read_again(path: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
-def test_it_meets_the_schema_for_editors(path: Path) -> None:
+def test_each_file_matches_the_editor_schema(path: Path) -> None:
     validator = jsonschema.Draft202012Validator(build_schema())
     assert [error.message for error in validator.iter_errors(read_document(path).data)] == []
 
 
-def test_the_stored_schema_is_the_one_of_today() -> None:
-    """`python validate_config.py --schema > configs/.schema.json`; the libraries' own fields follow their version."""
+def test_the_stored_schema_is_up_to_date() -> None:
+    """`python validate_config.py --schema > configs/.schema.json`; library fields follow the installed version."""
     stored = json.loads((ROOT / "configs" / ".schema.json").read_text("utf-8"))
     built = build_schema()
     for schema in (stored, built):
@@ -84,14 +84,14 @@ def test_the_stored_schema_is_the_one_of_today() -> None:
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
-def test_it_writes_into_its_own_folder(path: Path) -> None:
+def test_each_file_has_its_own_output_folder(path: Path) -> None:
     config = load_run_config(path, files=False)
     assert config.training.output_dir == f"./outputs/{path.stem}"
     assert config.task_name == path.stem
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
-def test_it_opens_with_what_it_does_and_the_command(path: Path) -> None:
+def test_each_file_starts_with_its_purpose_and_command(path: Path) -> None:
     head = re.match(r"(#.*\n)+", path.read_text("utf-8"))
     assert head is not None, "no opening comment"
     assert head[0].startswith("# yaml-language-server: $schema=")
@@ -100,7 +100,7 @@ def test_it_opens_with_what_it_does_and_the_command(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_it_holds_no_secret_and_no_place_of_somebodys_machine(path: Path) -> None:
+def test_each_file_holds_no_secret_and_no_local_path(path: Path) -> None:
     text = path.read_text("utf-8")
     assert not re.search(r"hf_[A-Za-z0-9]{10,}|/home/|/root/|[A-Z]:\\\\", text)
 
@@ -108,8 +108,8 @@ def test_it_holds_no_secret_and_no_place_of_somebodys_machine(path: Path) -> Non
 TEMPLATES = ("template.yaml", "template_sft.yaml")
 
 
-def test_the_templates_name_every_key_of_ours() -> None:
-    """Keys that one task type has are in its template, those of both in template.yaml at least."""
+def test_the_templates_name_every_key() -> None:
+    """Keys of one task type are in its template, those of both at least in template.yaml."""
     written: dict[str, set[str]] = {}
     for name in TEMPLATES:
         for section, keys in read_document(ROOT / "configs" / name).data.items():
@@ -131,7 +131,7 @@ def test_the_templates_name_every_key_of_ours() -> None:
 
 @pytest.mark.parametrize("template", [*TEMPLATES, "template_dpo.yaml", "template_kto.yaml", "template_grpo.yaml"])
 def test_a_template_shows_the_defaults(template: str) -> None:
-    """What a template writes for a key is the default, but for the choices that make it run, which say so."""
+    """Values in a template are the defaults, except for choices that make it run, which say so."""
     text = (ROOT / "configs" / template).read_text("utf-8")
     written = read_document(ROOT / "configs" / template).data
     config = load_run_config(ROOT / "configs" / template, files=False)

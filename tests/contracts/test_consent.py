@@ -1,4 +1,4 @@
-"""No code of a checkpoint runs without the user's word: every loading call says so, and nobody is asked by accident."""
+"""No code of a checkpoint runs without consent: every loading call states it, and nobody is prompted by accident."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def list_calls(file: Path) -> Iterator[ast.Call]:
             yield node
 
 
-def test_every_loading_call_says_whether_code_may_run():
+def test_every_loading_call_states_whether_code_may_run():
     calls = [(file, call) for file in SOURCES for call in list_calls(file)]
     assert len(calls) > 15
     silent = [
@@ -41,7 +41,7 @@ def test_every_loading_call_says_whether_code_may_run():
 
 
 def test_nothing_else_loads_code():
-    """Unpickling, `evaluate.load` and `torch.load` without its restricted reader run what a file says."""
+    """Unpickling, `evaluate.load` and an unrestricted `torch.load` execute code from files."""
     found = []
     for file in (ROOT / "utils").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):

@@ -1,4 +1,4 @@
-"""docker/ and the workflow name only what is here, and the image gets all that the wheel is built from."""
+"""docker/ and the workflow refer only to existing files, and the image gets everything the wheel is built from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNS = [(job, step["run"]) for job, content in JOBS.items() for step in content[
 
 
 def _is_sent(path: str) -> bool:
-    """Return whether a path is sent to the builder: by the last .dockerignore line that matches it or a parent."""
+    """Return whether a path is sent to the builder, by the last .dockerignore line that matches it or a parent."""
     sent = True
     parents = [path, *map(str, Path(path).parents)]
     for line in (ROOT / "docker" / "Dockerfile.dockerignore").read_text("utf-8").splitlines():
@@ -39,7 +39,7 @@ def test_the_image_gets_what_the_wheel_is_built_from(monkeypatch: pytest.MonkeyP
     assert [path for path in ("tests", ".git", ".venv", "outputs", "docs/pictures") if _is_sent(path)] == []
 
 
-def test_the_dockerfile_names_what_is_here() -> None:
+def test_the_dockerfile_refers_to_existing_files() -> None:
     for sources in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.M):
         assert all((ROOT / source).exists() for source in sources.split())
     extras = {name for named in re.findall(r"'\.\[([\w,]+)\]'", DOCKERFILE) for name in named.split(",")}
@@ -51,7 +51,7 @@ def test_the_dockerfile_names_what_is_here() -> None:
     assert instructions <= {"ARG", "FROM", "RUN", "ENV", "WORKDIR", "COPY", "USER", "ENTRYPOINT", "CMD"}
 
 
-def test_the_workflow_runs_what_is_here() -> None:
+def test_the_workflow_runs_existing_targets() -> None:
     for job, line in RUNS:
         choices: dict[str, list[Any]] = JOBS[job].get("strategy", {}).get("matrix", {})
         for name, values in choices.items():

@@ -1,4 +1,4 @@
-"""What the pages say lies somewhere, lies there; each has a place in the site, and the container what it copies."""
+"""Paths named by the documentation exist; every page is in the site, and the container copies existing files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _list_pages(nav: list[Any]) -> list[str]:
     return [page for part in parts for page in (_list_pages(part) if isinstance(part, list) else [part])]
 
 
-def test_every_page_has_a_place_in_the_site() -> None:
+def test_every_page_is_in_the_site() -> None:
     nav = _list_pages(yaml.safe_load((ROOT / "docs" / "site" / "mkdocs.yml").read_text("utf-8"))["nav"])
     assert not {page.name for page in (ROOT / "docs").glob("*.md")} - set(nav), "add it to nav in docs/site/mkdocs.yml"
     assert not [page for page in nav if not (ROOT / "docs" / page).exists() and not (ROOT / page).exists()]
@@ -53,7 +53,7 @@ def test_the_site_is_built_without_warnings(tmp_path: Path) -> None:
     assert (tmp_path / "site" / "configs" / "glue_bert.yaml").is_file(), "linked files are there"
 
 
-def test_the_image_is_built_of_what_is_there() -> None:
+def test_the_image_is_built_from_existing_files() -> None:
     lines = (ROOT / "docker" / "Dockerfile").read_text("utf-8").splitlines()
     assert [line.rpartition(" ")[2] for line in lines if line.startswith("FROM")] == ["base", "cpu", "cuda"]
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]

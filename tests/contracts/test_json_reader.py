@@ -1,6 +1,6 @@
-"""There is one reader of JSON, utils/core/json_files.py, which knows what may stand in a damaged file.
+"""All JSON files are read by utils/core/json_files.py, which handles damaged files.
 
-Rows have their own in utils/data, which knows the same and says it of a row.
+Rows have their own reader in utils/data, which handles the same damage and reports the row.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_files_are_read_by_the_one_reader():
-    """Each of them would meet what this one knows of anew."""
+def test_json_files_are_read_only_by_the_shared_reader():
+    """Any other reader would have to handle the same damage again."""
     found = {
         f"{file.relative_to(ROOT)}"
         for file in (ROOT / "utils").rglob("*.py")

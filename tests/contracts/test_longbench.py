@@ -1,4 +1,4 @@
-"""LongBench's tables, of the rows and of the scores, agree with each other and with the benchmark's own files."""
+"""LongBench's tables of rows and of scores agree with each other and with the benchmark's own files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_each_subset_is_of_one_category():
 
 
 @pytest.mark.parametrize("name", SUBSETS)
-def test_each_subset_is_scored_by_what_its_dataset_makes_of_a_row(name: str):
+def test_each_subset_is_scored_by_its_datasets_references(name: str):
     plugin = load_dataset_plugin("longbench")
     [(label, config)] = plugin.expand(plugin.Config(subset=name))
     spec = plugin.describe_instructions(config)
@@ -47,6 +47,6 @@ def test_each_subset_is_scored_by_what_its_dataset_makes_of_a_row(name: str):
 
 
 @pytest.mark.skipif(not OFFICIAL.is_file(), reason="the official lengths are not here (LORA_NS_REAL_DATA)")
-def test_answers_are_as_long_as_the_official_ones():
+def test_answer_lengths_equal_the_official_ones():
     official = json.loads(OFFICIAL.read_text("utf-8"))
     assert {name: each.max_new_tokens for name, each in SUBSETS.items()} == official

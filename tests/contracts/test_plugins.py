@@ -1,4 +1,4 @@
-"""What every plug-in must offer, whichever plug-ins there are; and that a plug-in off the layers' map is found."""
+"""What every plugin must offer, whichever plugins exist; and that a plugin missing from the layers' map is found."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_adapter_plugin_is_complete(name):
     [(name, "llama") for name in ADAPTERS]
     + [pytest.param(name, "bert", marks=[pytest.mark.slow] if name in TABLE else []) for name in ADAPTERS],
 )
-def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, load_tokenizer_of, tmp_path):
+def test_an_adapter_trains_its_declared_parameters_and_reloads(name, family, tiny_base, load_tokenizer_of, tmp_path):
     import torch
 
     from utils.adapters.adapter import AttachContext, load_adapter
@@ -206,8 +206,8 @@ def test_perfect_predictions_give_a_metrics_best_value(name, monkeypatch):
     assert (compute_metric(metric.name, worse, rows, labels) < best) == metric.greater_is_better
 
 
-def test_a_file_off_the_map_is_found(tmp_path: Path):
-    """import-linter's list of layers is exhaustive: a module that stands nowhere on it fails the check."""
+def test_a_module_missing_from_the_layers_is_detected(tmp_path: Path):
+    """import-linter's list of layers is exhaustive: an unlisted module fails the check."""
     shutil.copytree(LIBRARY, tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(LIBRARY.parent / "pyproject.toml", tmp_path)
 

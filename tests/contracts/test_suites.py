@@ -1,4 +1,4 @@
-"""Every shipped suite, found by walking the folder: valid, as documented, and what it says it is."""
+"""Every shipped suite, found by walking the folder: valid, as documented, and with the stated settings."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def plan_of(name: str) -> Any:
     return plan_suite(read_suite(f"configs/benchmarks/{name}.yaml"), files=False)
 
 
-def test_all_are_there() -> None:
+def test_all_suites_are_present() -> None:
     assert {path.stem for path in FILES} >= SHIPPED
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_suite_is_what_its_file_says(path: Path) -> None:
+def test_a_suite_matches_its_description(path: Path) -> None:
     plan = plan_of(path.stem)
     assert plan.suite.section.suite == path.stem
     assert plan.output == Path("outputs/benchmarks") / path.stem
@@ -69,7 +69,7 @@ def test_the_side_network_has_the_settings_of_each_task() -> None:
 
 
 @pytest.mark.parametrize("size", ["base", "large"])
-def test_bert_is_fine_tuned_whole_on_nine_tasks(size: str) -> None:
+def test_bert_is_fully_fine_tuned_on_nine_tasks(size: str) -> None:
     plan = plan_of(f"glue_bert_{size}")
     epochs = {run.task: run.config["training"]["num_train_epochs"] for run in plan.runs}
     assert epochs == {**dict.fromkeys(("cola", "sst2", "mrpc", "stsb", "qqp", "qnli", "rte", "wnli"), 5), "mnli": 3}
@@ -77,7 +77,7 @@ def test_bert_is_fine_tuned_whole_on_nine_tasks(size: str) -> None:
     assert {run.config["model"]["name_or_path"] for run in plan.runs} == {f"google-bert/bert-{size}-uncased"}
 
 
-def test_methods_stand_beside_head_only_and_majority() -> None:
+def test_methods_are_compared_with_head_only_and_majority() -> None:
     plan = plan_of("glue_methods")
     assert {"lora", "qst", "full", "head-only"} <= set(plan.methods)
     assert plan.suite.section.baselines == ["majority"]
@@ -89,7 +89,7 @@ def test_the_quickstart_is_two_tasks_three_methods_two_seeds() -> None:
     assert (len(plan.suite.tasks), len(plan.methods), plan.suite.section.seeds) == (2, 3, [1, 2])
 
 
-def test_metamath_has_the_setting_of_pefts_comparison() -> None:
+def test_metamath_has_the_settings_of_pefts_comparison() -> None:
     run = plan_of("metamath_gsm8k").runs[0]
     training = run.config["training"]
     assert run.config["model"]["name_or_path"] == "meta-llama/Llama-3.2-3B"

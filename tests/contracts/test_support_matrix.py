@@ -1,4 +1,4 @@
-"""docs/support_matrix.md is of these plug-ins and families, without a crash; a corner of it is run again."""
+"""docs/support_matrix.md covers these plugins and families without a crash; part of it is run again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def text():
 
 
 def read_table(text, title):
-    """Read a section's table: marks by row and column."""
+    """Parse a section's table: marks by row and column."""
     section = text.split(f"## {title}", 1)[1].split("\n## ", 1)[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     head, body = lines[0][1:], lines[2:]
@@ -38,14 +38,14 @@ def read_notes(text):
 
 
 @pytest.mark.parametrize("title", ["Classification", "Language models"])
-def test_it_lists_every_plugin_and_no_other(text, title):
+def test_the_matrix_lists_exactly_the_plugins(text, title):
     rows = read_table(text, title)
     assert {registry.normalize(row.split(" (")[0]) for row in rows} == set(registry.names("adapters"))
     variants = {f"{plugin} ({name})" for plugin, each in VARIANTS.items() for name in each}
     assert {row for row in rows if " (" in row} == variants
 
 
-def test_it_has_every_family_and_initialisation(text):
+def test_the_matrix_has_every_family_and_initialisation(text):
     for title, families in (("Classification", (*DECODERS, *ENCODERS)), ("Language models", DECODERS)):
         for row in read_table(text, title).values():
             assert list(row) == [TITLES[each] for each in families]
@@ -62,7 +62,7 @@ def test_every_reason_is_given_and_nothing_crashes(text):
     assert all(len(each.split()) > 5 for each in notes.values())
 
 
-def test_marks_stand_for_what_was_found():
+def test_marks_follow_from_the_results():
     results = [
         Result("lora", "lora", "SEQ_CLS", "bert", "none", "works"),
         Result("lora", "lora", "SEQ_CLS", "bert", "nf4", "refused", "it cannot be, for a reason"),
@@ -74,14 +74,14 @@ def test_marks_stand_for_what_was_found():
     assert read_notes(text) == {"1": "it cannot be, for a reason", "2": "it crashes"}
 
 
-def test_rows_name_methods_as_the_configuration_does():
+def test_rows_name_methods_as_in_the_configuration():
     titles = [row.title for row in list_rows()]
     assert len(set(titles)) == len(titles)
     assert {registry.normalize(row.method) for row in list_rows()} == set(registry.names("adapters"))
 
 
 @pytest.mark.slow
-def test_a_corner_is_as_the_document_says(text, tmp_path):
+def test_a_sample_of_the_matrix_is_reproduced(text, tmp_path):
     rows, families = ("lora", "head-only", "ia3", "prompt-tuning"), ("llama", "albert")
     command = [sys.executable, "scripts/support_matrix.py", "--family", ",".join(families), "--rows", ",".join(rows)]
     command += ["--quantization", "none,int8", "--json", str(tmp_path / "cells.json")]

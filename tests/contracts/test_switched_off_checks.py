@@ -1,4 +1,4 @@
-"""Every check that is switched off in the code says why, beside it."""
+"""Every linter or type check that is disabled in the code states a reason beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _list_files() -> list[Path]:
     return [*ROOT.glob("*.py"), *(file for folder in folders for file in (ROOT / folder).rglob("*.py"))]
 
 
-def test_switched_off_checks_have_a_reason() -> None:
+def test_disabled_checks_have_a_reason() -> None:
     found, bare = 0, []
     for file in _list_files():
         text = file.read_text("utf-8")
@@ -48,5 +48,5 @@ def test_switched_off_checks_have_a_reason() -> None:
         ("# noqa: S603 - what it runs is guarded", True),
     ],
 )
-def test_a_reason_is_told_from_none(comment: str, told: bool) -> None:
+def test_a_missing_reason_is_detected(comment: str, told: bool) -> None:
     assert bool(WITH_REASON.search(comment)) is told

@@ -1,4 +1,4 @@
-"""Every task is found by its folder, and nobody outside `utils/tasks` compares its name."""
+"""Every task is found by its folder, and nothing outside `utils/tasks` compares its name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_folders_are_the_tasks() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_task_declares_itself(name: str) -> None:
+def test_a_task_is_declared_completely(name: str) -> None:
     task = load_task(name)
     assert issubclass(task, Task)
     assert task.name() == name
@@ -34,15 +34,15 @@ def test_a_task_declares_itself(name: str) -> None:
     assert find_tasks(task.TASK_TYPE)[name] is task
 
 
-def test_a_task_type_alone_stands_for_one_task() -> None:
+def test_a_task_type_alone_selects_one_task() -> None:
     for task_type in task_types():
         assert task_type == default_task(task_type).TASK_TYPE
         assert sum(task.IS_DEFAULT for task in find_tasks(task_type).values()) == 1
     assert find_tasks("SEQ_CLASS") == {}
 
 
-def test_a_tasks_name_is_compared_in_its_folder_alone() -> None:
-    """A branch on a task's name is what a task should offer; an unknown one must not fall into an else."""
+def test_a_tasks_name_is_compared_only_in_its_folder() -> None:
+    """What a branch on a task's name decides belongs to the task; an unknown one must not fall into an else."""
     values = set(task_types())
     files = [*ROOT.glob("*.py"), *(path for path in (ROOT / "utils").rglob("*.py") if "tasks" not in path.parts)]
     found = [

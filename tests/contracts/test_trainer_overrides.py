@@ -1,6 +1,6 @@
-"""The methods of transformers' Trainer and TRL's SFTTrainer that ours override, all of them, with their parameters.
+"""All methods of transformers' Trainer and TRL's SFTTrainer that ours override, with their parameters.
 
-Half of them are private, so a new version of either library may change them without a word. This is where one sees it.
+Half of them are private, so a new version of either library may change them silently; this test would show it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ OVERRIDDEN = {
 
 
 def _overridden() -> Iterator[tuple[str, str]]:
-    """List each method of the libraries that a class of ours overrides, with its parameters."""
+    """List each library method that a class of ours overrides, with its parameters."""
     for trainer in (ClassificationTrainer, CausalTrainer):
         libraries = [each for each in trainer.__mro__ if each.__module__.startswith(("transformers.", "trl."))]
         for ours in (each for each in trainer.__mro__ if each.__module__.startswith("utils.")):
@@ -66,5 +66,5 @@ def _overridden() -> Iterator[tuple[str, str]]:
                     break
 
 
-def test_the_overridden_methods_have_the_parameters_that_ours_expect() -> None:
+def test_overridden_methods_have_the_expected_parameters() -> None:
     assert dict(_overridden()) == OVERRIDDEN
