@@ -140,6 +140,10 @@ def test_changed_code_is_another_run(classifier: Path, lab: Path) -> None:
     with pytest.raises(UserError, match="its extensions have changed"):
         command("train", "--config", classifier)
     assert not list(run.parent.glob("run_*")), "nothing was moved"
+    other = Path(command("train", "--config", classifier, f"training.output_dir={run}_2", "seed=7")["output_dir"])
+    forget(lab)
+    compared = command("utils.runs.compare", run, other, "--allow_extensions", "--json")
+    assert compared["configuration"] == {"seed": [42, 7], "training.data_seed": [42, 7]}
 
 
 def test_an_edited_copy_is_reported(classifier: Path, lab: Path, caplog: pytest.LogCaptureFixture) -> None:

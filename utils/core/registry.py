@@ -16,7 +16,8 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -148,6 +149,17 @@ def remove_folder(folder: Path) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == folder.name]:
         del sys.modules[name]
     _clear_caches()
+
+
+@contextmanager
+def temporary_folders() -> Iterator[None]:
+    """Remove at the end of the context the folders that are added in it."""
+    before = [*_added]
+    try:
+        yield
+    finally:
+        for folder in [each for each in _added if each not in before]:
+            remove_folder(folder)
 
 
 @remember

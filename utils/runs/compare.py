@@ -10,6 +10,7 @@ from typing import Any
 from utils.cli.command_line import Answer, run_cli
 from utils.cli.parser import build_parser
 from utils.config.run_config import find_differences, flatten
+from utils.core import registry
 from utils.core.terminal import build_console
 from utils.modeling.consent import add_extensions_consent
 from utils.results.labels import Language, is_score, scale, translate
@@ -46,14 +47,16 @@ def compare_runs(folders: list[Path], may_extend: bool = True) -> Answer:
         UserError: A folder holds no finished run.
     """
     records = [require_record(folder) for folder in folders]
-    configs = [load_run_config(folder / "run.yaml", files=False, may_extend=may_extend) for folder in folders]
-    written = [each.to_dict() for each in configs]
-    # Comparing with the first is enough: a key that differs between two others differs from the first in one of them.
-    keys = {key for each in written[1:] for key in find_differences(written[0], each)}
-    # A key that only one method has is shown unless it is its default.
-    chosen = {f"peft.{key}" for each in configs for key in each.peft.model_dump(exclude_defaults=True)} | {
-        "peft.method"
-    }
+    written: list[dict[str, Any]] = []
+    keys, chosen = set[str](), {"peft.method"}
+    for folder in folders:
+        with registry.temporary_folders():  # the runs may have different extensions of one name
+            config = load_run_config(folder / "run.yaml", files=False, may_extend=may_extend)
+            written.append(config.to_dict())
+            # Comparing with the first is enough: what differs between two others differs from the first in one of them.
+            keys |= find_differences(written[0], written[-1]).keys()
+            # A key that only one method has is shown unless it is its default.
+            chosen |= {f"peft.{key}" for key in config.peft.model_dump(exclude_defaults=True)}
     keys = {key for key in keys if not key.startswith("peft.") or ".".join(key.split(".")[:2]) in chosen}
     flat = [flatten(each) for each in written]
     measured = [_list_measured(each) for each in records]
