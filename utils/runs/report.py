@@ -69,9 +69,13 @@ def write_report(folder: Path, config: RunConfig, record: RunRecord, provenance:
 def read_logs(run: Path) -> list[dict[str, Any]]:
     """Read the trainer's log, as of the end of training or of the last checkpoint."""
     files = [run / STATE, *(each / STATE for each in list_checkpoints(run)[-1:])]
-    newest = max((find_object(file) for file in files), key=lambda state: state.get("global_step") or -1)
-    logs = newest.get("log_history")
+    logs = max(map(find_object, files), key=_read_step).get("log_history")
     return [entry for entry in logs if isinstance(entry, dict)] if isinstance(logs, list) else []
+
+
+def _read_step(state: Mapping[str, Any]) -> int:
+    step = state.get("global_step")
+    return step if isinstance(step, int) else -1
 
 
 def main(arguments: argparse.Namespace) -> Answer:

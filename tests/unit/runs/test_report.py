@@ -60,6 +60,8 @@ def test_a_failed_run_shows_its_error_and_the_curves_of_its_last_checkpoint(make
     assert f"ValueError: {HOSTILE}" in page
     assert '<span class="status bad">failed</span>' in page
     assert read_logs(tmp_path) == LOGS
+    (tmp_path / "trainer_state.json").write_text('{"global_step": "damaged", "log_history": []}')
+    assert read_logs(tmp_path) == LOGS
 
 
 @pytest.mark.parametrize("torn", [None, "{", '{"log_history": 3}', '{"log_history": [3]}'])
