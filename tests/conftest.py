@@ -1,4 +1,4 @@
-"""Tiny random base models with tiny tokenizers, made once per session, and small sets of rows."""
+"""Tiny random base models with tiny tokenizers, made once per session, and small datasets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SHAPE = {
 
 
 def build_tokenizer(family: str) -> Any:
-    """Build a word tokenizer as the family has it: [CLS] .. [SEP] for encoders, <s> for llama, bytes for qwen2."""
+    """Build a family's word tokenizer: [CLS] .. [SEP] for encoders, <s> for Llama, bytes for qwen2."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -102,7 +102,7 @@ def build_config(family: str, vocab_size: int, hidden_size: int = 32) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """Keep what imports and test modules make, a million objects that stay, out of every search for garbage."""
+    """Exclude the million objects made by imports and test modules from garbage collection."""
     gc.disable()
     try:
         return (yield)
@@ -176,13 +176,13 @@ def _write_jsonl(path: Path, rows: Rows) -> Path:
 
 @pytest.fixture
 def draw_rows() -> Callable[..., Rows]:
-    """Return the function that draws rows."""
+    """Return `_draw_rows`."""
     return _draw_rows
 
 
 @pytest.fixture
 def make_set(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a folder of splits: `make_set(train=rows, validation=rows)`."""
+    """Return `make_set(train=rows, validation=rows)`, which writes a folder of splits."""
 
     def make(folder: str = "data", **splits: Rows) -> Path:
         for split, rows in splits.items():
@@ -207,7 +207,7 @@ def load_tokenizer_of(tiny_base: Callable[..., Path]) -> Callable[[str], Any]:
 
 @pytest.fixture
 def make_config(tmp_path: Path, tiny_base: Callable[..., Path], make_set: Callable[..., Path]) -> Callable[..., Any]:
-    """Return a function that writes a run's YAML file and reads it: small, on the CPU, without dropout.
+    """Return a function that writes and reads a run's YAML file: small, on the CPU, without dropout.
 
     Its arguments are dotted overrides with `__` for the dot: `make_config("bert", training__max_steps=2)`.
     """
@@ -317,7 +317,7 @@ def make_sft(make_config: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(autouse=True)
 def _forget_added_folders() -> Iterator[None]:
-    """Unregister plug-ins that a test loaded from a folder of its own."""
+    """Unregister plugins that a test loaded from its own folder."""
     yield
     from utils.core import registry
 
@@ -327,7 +327,7 @@ def _forget_added_folders() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _hear_our_logs() -> Iterator[None]:
-    """Let caplog hear `utils` even after a command was opened in this process."""
+    """Let caplog record `utils` even after a command was run in this process."""
     ours = logging.getLogger("utils")
     state = (ours.handlers[:], ours.propagate, ours.level)
     ours.propagate = True

@@ -1,4 +1,4 @@
-"""A hub on this machine: answers what the real client asks when it pushes (large files by LFS) and downloads."""
+"""A local hub: answers the real client's requests for pushing (large files by LFS) and downloading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REPO = r"([^/]+/[^/]+)"
 
 @dataclass
 class Hub:
-    """What the hub was asked, and what it has."""
+    """The hub's repositories, and the requests it received."""
 
     url: str = ""
     repos: dict[str, bool] = field(default_factory=dict)
@@ -49,7 +49,7 @@ def commit_of(files: dict[str, bytes]) -> str:
 
 @contextmanager
 def serve_hub() -> Iterator[Hub]:
-    """Run a hub, as long as the context is open."""
+    """Run a hub while the context is open."""
     hub = Hub()
 
     class Handler(_Handler):
@@ -78,7 +78,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def lies(self) -> bool:
-        """Answer something else, where the hub is to."""
+        """Send the replacement response set for this request; return whether there is one."""
         asked = f"{self.command} {self.path}"
         body = next((each for pattern, each in self.known.instead.items() if re.search(pattern, asked)), None)
         if body is not None:

@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server on this machine: a real model answers, and faults come when they are asked for."""
+"""A small local OpenAI-compatible server: a real model answers, and faults occur on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Fault = Callable[["Handler"], None]
 
 
 class ModelServer(ThreadingHTTPServer):
-    """Serves the embedded base as `base`; each of `faults` is what happens to a request in place of an answer."""
+    """Serves the embedded base as `base`; each of `faults` replaces the answer to one request."""
 
     daemon_threads = True
 
@@ -42,7 +42,7 @@ class ModelServer(ThreadingHTTPServer):
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count the requests answered at the same time."""
+        """Count the requests answered concurrently."""
         with self.lock:
             self.num_at_once += 1
             self.most_at_once = max(self.most_at_once, self.num_at_once)
@@ -51,7 +51,7 @@ class ModelServer(ThreadingHTTPServer):
             self.num_at_once -= 1
 
     def write(self, body: dict[str, Any]) -> tuple[str, list[int], str]:
-        """Write greedily, or draw by the seed; gives the text before the first stop text, its tokens, what ended it."""
+        """Generate greedily or by the seed; return the text before any stop string, the tokens, and the finish reason."""
         import torch
 
         draw = torch.Generator().manual_seed(body.get("seed", 0))

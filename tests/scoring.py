@@ -1,4 +1,4 @@
-"""One metric's value, for tests."""
+"""Compute one metric, for tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from utils.metrics.scoring import compute_metrics
 
 
 def compute_metric(name: str, predictions: Any, references: Any, num_labels: int) -> float:
-    """Score by one metric, called by its name."""
+    """Return the value of one metric, by its name."""
     [value] = compute_metrics([name], predictions, references, num_labels).values()
     return value

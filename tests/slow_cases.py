@@ -1,4 +1,4 @@
-"""Chooses which cases of a family run by default; the others are marked slow."""
+"""Choose which cases of a family run by default; the others are marked slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad inputs to every command, as hostile or tired hands give them: what they are, and how each has to end."""
+"""Bad inputs to every command, by accident or malice: what they are, and how each must end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Prepare = Callable[[Path], None]
 
 
 class BadInput(NamedTuple):
-    """A command line in a copy of a folder, what is done to the folder before, and how it has to end."""
+    """A command line in a copy of a folder, how the folder is changed first, and how the command must end."""
 
     stock: str
     script: str
@@ -30,7 +30,7 @@ class BadInput(NamedTuple):
 
 
 def _write(name: str, content: str | bytes | Any) -> Prepare:
-    """Have a file written: text, bytes, or what JSON makes of anything else."""
+    """Return a change that writes a file: text, bytes, or any other value as JSON."""
 
     def write(folder: Path) -> None:
         file = folder / name
@@ -42,7 +42,7 @@ def _write(name: str, content: str | bytes | Any) -> Prepare:
 
 
 def _change(file: str, **keys: Any) -> Prepare:
-    """Have values of a YAML or JSON file changed; `a__b` means a.b."""
+    """Return a change of values in a YAML or JSON file; `a__b` means a.b."""
 
     def change(folder: Path) -> None:
         data = yaml.safe_load((folder / file).read_text("utf-8"))
@@ -62,7 +62,7 @@ def _link(name: str, target: str) -> Prepare:
 
 
 def _seal(checkpoint: str, name: str, content: str) -> Prepare:
-    """Have a checkpoint's file written, and its new size listed: as long as it says, it counts as whole."""
+    """Return a change that writes a checkpoint's file and lists its new size, so that it counts as complete."""
 
     def write(folder: Path) -> None:
         (folder / checkpoint / name).write_text(content)
@@ -75,7 +75,7 @@ def _seal(checkpoint: str, name: str, content: str) -> Prepare:
 
 
 def _flags() -> Iterator[BadInput]:
-    """Flags and overrides of every command."""
+    """Return bad flags and overrides of every command."""
     run, text = ("--run", "run"), ("--input_text", "dog")
     for stock, script, first, words in (
         ("classifier", TRAIN, ("--config", "run.yaml"), (
@@ -141,7 +141,7 @@ def _flags() -> Iterator[BadInput]:
 
 
 def _settings() -> Iterator[BadInput]:
-    """Settings of the right type that no library or machine takes."""
+    """Return settings of the right type that no library or machine accepts."""
     for each in (
         "training.log_level_replica=/", "training.log_level=loud", "training.neftune_noise_alpha=-1",
         f"peft.lora_r={10**12}", f"peft.lora_r={HUGE}", "peft.lora_r=0", "peft.lora_dropout=1.5", "peft.lora_alpha=x",
@@ -165,7 +165,7 @@ def _settings() -> Iterator[BadInput]:
 
 
 def _checkpoints() -> Iterator[BadInput]:
-    """States of a checkpoint that transformers reads before anybody."""
+    """Return bad checkpoint states, in files that transformers reads first."""
     for number, content in enumerate(('{"total_flos": ' + "[" * 10**5, '{"global_step": ' + "9" * 6000 + "}", "[]")):
         words = ("--config", "run.yaml", "--resume", f"training.max_steps={5 + number}")
         resealed = _seal("run/checkpoint-4", "trainer_state.json", content)
@@ -173,7 +173,7 @@ def _checkpoints() -> Iterator[BadInput]:
 
 
 def _rows() -> Iterator[BadInput]:
-    """Rows that no table holds, to train on and to answer."""
+    """Return malformed rows, for training and for inference."""
     good = [{"sentence": f"a dog {n}", "label": n % 2} for n in range(24)]
     lines = [json.dumps(row) for row in good]
     table = "sentence,label\n" + "".join(f"a dog {n},{n % 2}\n" for n in range(24))
@@ -210,7 +210,7 @@ def _rows() -> Iterator[BadInput]:
 
 
 def _extensions() -> Iterator[BadInput]:
-    """Folders of plug-ins that are none, or do harm while they are imported."""
+    """Return folders without valid plugins, or with plugins that do harm on import."""
     contents: dict[str, str | bytes] = {
         "adapters/bad.py": "def attach(:", "adapters/raises.py": "1 / 0\nclass Config: pass\ndef attach(): pass",
         "adapters/ends.py": "import sys\nsys.exit(0)\nclass Config: pass\ndef attach(): pass",

@@ -1,9 +1,9 @@
-"""Starts commands again and again from one process that has imported the libraries already.
+"""Start commands repeatedly from one process that has already imported the libraries.
 
-Reads one JSON object a line: {"words": [...], "log": file, "environment": {...}}. Each becomes a fork that runs the
-command as `python train.py WORDS` would; its process id is answered at once, its exit code when `{"wait": id}` asks.
-"script" names another command, "folder" where it runs, "limit_s" the seconds of computing that it may take;
-"unprivileged": root may do no more than other users.
+Reads one JSON object per line: {"words": [...], "log": file, "environment": {...}}. Each becomes a fork that runs the
+command as `python train.py WORDS` would; its process id is returned at once, its exit code on `{"wait": id}`.
+"script" names another command, "folder" its working directory, "limit_s" its CPU time limit in seconds;
+"unprivileged" drops root's privileges.
 """
 
 import ctypes
@@ -65,7 +65,7 @@ def limit(seconds: int) -> None:
 
 
 def give_up_privileges() -> None:
-    """Give up what root may do with files of others (capset, version 3: two blocks of three words)."""
+    """Drop root's privileges over other users' files (capset, version 3: two blocks of three words)."""
     header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     if ctypes.CDLL(None, use_errno=True).capset(header, none):
         raise OSError(ctypes.get_errno(), "capset")

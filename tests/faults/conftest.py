@@ -1,4 +1,4 @@
-"""Real runs of train.py on the embedded base, started quickly, watched, and killed at chosen moments."""
+"""Real runs of train.py on the embedded base, started quickly, observed, and killed at chosen moments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CommandRunner:
 
 @dataclass
 class Started:
-    """A run of train.py."""
+    """A started run of train.py."""
 
     keeper: CommandRunner
     pid: int
@@ -50,7 +50,7 @@ class Started:
         return self.log.read_text("utf-8", errors="replace")
 
     def wait_for(self, happened: Callable[[], bool]) -> None:
-        """Wait until something is seen from outside."""
+        """Wait until a condition holds."""
         deadline = time.monotonic() + PATIENCE_S
         while not happened():
             assert time.monotonic() < deadline, self.said
@@ -65,7 +65,7 @@ class Started:
         os.kill(self.pid, number)
 
     def end(self) -> int:
-        """Wait for its end; negative: the signal that killed it."""
+        """Wait for the process to end and return its exit code; a negative one is the signal that killed it."""
         if self.code is None:
             self.code = self.keeper.ask(wait=self.pid)
         return self.code
@@ -150,7 +150,7 @@ SETTINGS["qst"] = {**SETTINGS["classifier"], "peft": {"method": "qst", "cache": 
 
 
 def write_labelled(file: Path) -> Path:
-    """Write single answers, good and bad in turn."""
+    """Write one-word answers, alternating good and bad."""
     pairs = [json.loads(line) for line in (QUICKSTART / "preference" / "train.jsonl").read_text().splitlines()[:56]]
     rows = [
         {"prompt": f"Question: {pair['question']}\nAnswer:", "completion": " " + pair[kind], "label": kind == "chosen"}
@@ -162,9 +162,9 @@ def write_labelled(file: Path) -> Path:
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
-    """Return a function that writes a small run's file: `write_run("classifier", "name", training__max_steps=4)`.
+    """Return `write_run("classifier", "name", training__max_steps=4)`, which writes a small run's file.
 
-    Gives the file and the run's folder.
+    It returns the file and the run's folder.
     """
 
     def write(kind: str, name: str = "run", **overrides: Any) -> tuple[Path, Path]:

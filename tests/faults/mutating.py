@@ -1,4 +1,4 @@
-"""Spoils files as accidents and hostile hands do: by their bytes, and by the values in them."""
+"""Corrupt files as accidents and attackers do: their bytes, and the values in them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ VALUES: tuple[Any, ...] = (
 
 
 class _Hostile:
-    """What a restricted reader must not build."""
+    """An object that a restricted unpickler must not build."""
 
     def __reduce__(self) -> Any:
         return os.system, ("echo HOSTILE CODE RAN",)
 
 
 def mutate(file: Path, draw: random.Random) -> str:
-    """Spoil a file in place, and say how."""
+    """Corrupt a file in place and return a description of the change."""
     by_values = _BY_SUFFIX.get(file.suffix)
     if by_values is None or draw.random() < 0.35:
         return _spoil_bytes(file, draw)
@@ -69,7 +69,7 @@ def _spoil_bytes(file: Path, draw: random.Random) -> str:
 
 
 def _spoil_tree(tree: Any, draw: random.Random) -> tuple[Any, str]:
-    """Change one value somewhere in nested mappings and lists."""
+    """Change one random value in nested mappings and lists."""
     path: list[Any] = []
     node = tree
     while isinstance(node, dict | list) and node and (not path or draw.random() < 0.8):

@@ -1,4 +1,4 @@
-"""Bad inputs to every command: each ends as it has to, in time, in a sentence and without a traceback."""
+"""Bad inputs to every command: each ends as expected, in time, with one sentence and without a traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def workshop(command_runner: Any, tmp_path_factory: pytest.TempPathFactory) -> W
 
 
 def _try(workshop: Workshop, bad: BadInput, outside: Path) -> str | None:
-    """Return what went wrong; `outside` is what no command may touch."""
+    """Return a description of what went wrong; `outside` must not be touched by any command."""
     folder = workshop.fresh(bad.stock)
     if bad.prepare is not None:
         bad.prepare(folder)
@@ -53,6 +53,6 @@ def test_all_bad_inputs(workshop: Workshop) -> None:
     _try_all(workshop, [bad for kind in ALL.values() for bad in kind()])
 
 
-def test_the_table_is_of_many_different_inputs() -> None:
+def test_the_table_has_many_different_inputs() -> None:
     inputs = [(bad.stock, bad.script, *bad.words) for kind in ALL.values() for bad in kind()]
     assert len(set(inputs)) == len(inputs) > 150

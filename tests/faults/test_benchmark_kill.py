@@ -1,4 +1,4 @@
-"""A suite that is killed, interrupted, or locked out: its processes die with it, and the same command goes on."""
+"""A suite that is killed, interrupted, or locked out: its processes end with it, and the same command continues."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def training_child(pid: int) -> int | None:
-    """Find the child that has become a run: it leads a session, and no other process starts runs but the warm one."""
+    """Return the child process that became a run: it leads a session, and only the warm process starts runs."""
     for child in children_of(pid):
         words = Path(f"/proc/{child}/cmdline").read_bytes()
         is_new = b"train.py\0--config" in words.replace(b"child.py", b"")
@@ -88,7 +88,7 @@ def status_of(folder: Path, name: str) -> str | None:
     return str(json.loads(path.read_text())["status"]) if path.exists() else None
 
 
-def test_killed_by_force_its_run_dies_and_is_told_as_interrupted(folder: Path, start: Start) -> None:
+def test_after_sigkill_its_run_ends_and_is_reported_as_interrupted(folder: Path, start: Start) -> None:
     long = "training.num_train_epochs=400"  # longer than a second suite needs to start, on a busy machine too
     suite = start(long)
     child = wait_for(lambda: training_child(suite.pid), suite)
@@ -106,7 +106,7 @@ def test_killed_by_force_its_run_dies_and_is_told_as_interrupted(folder: Path, s
     assert runs == {"a-lora-s1": "interrupted", "a-lora-s2": "missing"}
 
 
-def test_ctrl_c_stops_the_runs_writes_the_reports_and_ends_with_130(folder: Path, start: Start) -> None:
+def test_ctrl_c_stops_the_runs_writes_the_reports_and_exits_with_130(folder: Path, start: Start) -> None:
     suite = start("--jobs", "2", "--json")
     wait_for(lambda: len(children_of(suite.pid)) == 2 and training_child(suite.pid), suite)
     children = children_of(suite.pid)
@@ -123,7 +123,7 @@ def test_ctrl_c_stops_the_runs_writes_the_reports_and_ends_with_130(folder: Path
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_and_continued_it_ends_as_one_left_alone(folder: Path, start: Start) -> None:
+def test_a_killed_and_continued_suite_equals_an_uninterrupted_one(folder: Path, start: Start) -> None:
     whole = start("--output_dir", "whole", "--json")
     out, err = whole.communicate(timeout=240)
     assert whole.returncode == 0, err
@@ -152,7 +152,7 @@ def test_killed_in_the_middle_and_continued_it_ends_as_one_left_alone(folder: Pa
 
 
 @pytest.mark.slow
-def test_shards_run_side_by_side_and_their_reports_merge(folder: Path, start: Start) -> None:
+def test_shards_run_in_parallel_and_their_reports_merge(folder: Path, start: Start) -> None:
     shards = [start("--shard", f"{part}/2", "--json") for part in (1, 2)]
     answers = [shard.communicate(timeout=240) for shard in shards]
     assert [shard.returncode for shard in shards] == [0, 0], answers
@@ -163,7 +163,7 @@ def test_shards_run_side_by_side_and_their_reports_merge(folder: Path, start: St
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_behind_a_checkpoint_continues_from_it(folder: Path, start: Start) -> None:
+def test_a_run_killed_after_a_checkpoint_continues_from_it(folder: Path, start: Start) -> None:
     words = ("--seeds", "1", "dataset.max_train_samples=1200", "training.num_train_epochs=6")
     whole = start(*words, "--output_dir", "whole", "--json")
     suite = start(*words)
@@ -186,7 +186,7 @@ def test_a_run_that_was_killed_behind_a_checkpoint_continues_from_it(folder: Pat
 @pytest.mark.parametrize(
     ("launch", "processes"), [("torchrun --nproc_per_node 2", 2), ("accelerate launch --num_processes 1", 1)]
 )
-def test_runs_may_have_several_processes_each(launch: str, processes: int, folder: Path, start: Start) -> None:
+def test_runs_can_have_several_processes_each(launch: str, processes: int, folder: Path, start: Start) -> None:
     suite = start("--launch", launch, "--json")
     out, err = suite.communicate(timeout=280)
     logs = [path.read_text() for path in (folder / "out" / "logs").glob("*.log")]

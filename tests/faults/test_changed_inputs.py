@@ -1,4 +1,4 @@
-"""Rows or base that change between a kill and --resume, after success, or before an adapter is used: that is said."""
+"""Rows or base that change before --resume, after success, or before an adapter is used are reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def kept(tmp_path_factory) -> Path:
 
 @pytest.fixture(params=["SEQ_CLS", "CAUSAL_LM"])
 def started(request, kept, prepare_run, make_config, make_sft, tiny_base, tmp_path) -> tuple[Any, Path, Path, Path]:
-    """Return a trained and exported run: its configuration, folder, rows and base, all of its own."""
+    """Return a trained and exported run: its configuration, folder, rows and base."""
     base, rows = tmp_path / "base", tmp_path / "data" / "train.jsonl"
     keys = {"model": {"name_or_path": str(base), "dtype": "float32"}, "training__max_steps": 1,
             "training__save_strategy": "steps", "training__save_steps": 1, "training__report_to": "none"}  # fmt: skip
@@ -92,7 +92,7 @@ def change_weight(base: Path) -> None:
     save_file(tensors, file, {"format": "pt"})
 
 
-def test_the_rows_are_known_by_what_the_run_prepared(started):
+def test_rows_are_identified_by_the_prepared_rows(started):
     config, folder, _, base = started
     written = json.loads((folder / "inputs.json").read_text())
     assert written["base"] == fingerprint_base(ModelSection(name_or_path=str(base)))
@@ -100,7 +100,7 @@ def test_the_rows_are_known_by_what_the_run_prepared(started):
     require_same_inputs(folder, config, "is done")
 
 
-def test_changed_rows_end_a_resume_and_are_not_done(started):
+def test_changed_rows_refuse_a_resume_and_do_not_count_as_done(started):
     config, folder, rows, _ = started
     before = (folder / "inputs.json").read_text()
     rows.write_text(rows.read_text().replace("7", "8"))
@@ -117,8 +117,8 @@ def test_changed_rows_end_a_resume_and_are_not_done(started):
     require_same_inputs(folder, config, "is done")  # said, and done all the same: nothing tells otherwise
 
 
-def test_a_changed_base_ends_a_resume_and_is_not_used(started):
-    """Also by inference and merge: the adapter would be put on another model."""
+def test_a_changed_base_refuses_a_resume_and_is_not_used(started):
+    """Also in inference and merging, where the adapter would be applied to another model."""
     config, folder, _, base = started
     open_run(folder).load()
     change_weight(base)
@@ -133,7 +133,7 @@ def test_a_changed_base_ends_a_resume_and_is_not_used(started):
         source.load_unquantized(source.load_tokenizer(), "auto")
 
 
-def test_an_edited_configuration_of_the_base_ends_a_resume(started):
+def test_an_edited_config_of_the_base_refuses_a_resume(started):
     config, folder, _, base = started
     path = Path(base) / "config.json"
     keys = json.loads(path.read_text("utf-8"))
@@ -146,8 +146,8 @@ def test_an_edited_configuration_of_the_base_ends_a_resume(started):
         resume(config, folder)
 
 
-def test_another_configuration_is_called_so_not_other_rows(started):
-    """Fewer rows are asked for: they have not changed, and none is read to say so."""
+def test_another_configuration_is_not_reported_as_changed_rows(started):
+    """Fewer rows are configured: they have not changed, and none is read to find out."""
     config, _, rows, _ = started
     rows.unlink()
     fewer = replace(config, dataset=config.dataset.model_copy(update={"max_train_samples": 4}))
@@ -164,7 +164,7 @@ def test_a_run_of_an_older_version_is_resumed_with_a_warning(started, caplog):
     assert (folder / "inputs.json").is_file(), "from here on it does"
 
 
-def test_weights_are_the_same_however_they_are_cut_into_files(tiny_base, tmp_path):
+def test_weights_are_identified_independently_of_their_sharding(tiny_base, tmp_path):
     whole = ModelSection(name_or_path=str(tiny_base("llama")))
     [file] = Path(whole.location).glob("*.safetensors")
     tensors = load_file(file)

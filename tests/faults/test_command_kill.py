@@ -1,4 +1,4 @@
-"""Whatever a command was killed at, the same command then ends as one that was never killed, and clears up."""
+"""A command killed at any moment and run again ends like an uninterrupted one, and removes leftovers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def workshop(command_runner: Any, tmp_path_factory: pytest.TempPathFactory) -> W
 
 
 def _keep(tree: Any) -> Any:
-    """Leave out what the clock decides."""
+    """Remove values that depend on the clock."""
     if isinstance(tree, dict):
         return {key: _keep(value) for key, value in tree.items() if not VOLATILE.search(key)}
     return [_keep(each) for each in tree] if isinstance(tree, list) else tree
@@ -77,7 +77,7 @@ def _list_leftovers(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> dict[str, tuple[dict[str, Any], float]]:
-    """Return a place for what each command makes when it is left alone, and in how many seconds."""
+    """Return a cache of what each command produces uninterrupted, and in how many seconds."""
     return {}
 
 

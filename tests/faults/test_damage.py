@@ -1,4 +1,4 @@
-"""Each file of a checkpoint cut off or gone: it is seen, said, and the checkpoint before is taken."""
+"""Every file of a checkpoint, truncated or missing: it is detected, reported, and the previous checkpoint is used."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def kept(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def trained(kept, prepare_run, make_config) -> tuple[Any, Path]:
-    """Return a run's configuration, and its folder with checkpoints of the steps 3 and 4 of 5."""
+    """Return a run's configuration, and its folder with checkpoints of steps 3 and 4 of 5."""
     config = make_config(
         "bert", training__save_strategy="steps", training__save_steps=1, training__eval_strategy="no",
         training__report_to="none", training__logging_steps=1, peft={"method": "lora", "lora_dropout": 0.1},
@@ -66,8 +66,8 @@ def cut(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, Path.unlink])
-def test_every_file(damage: Callable[[Path], Any], trained, caplog):
-    """What a list names must be there in its whole length; without the list the rest speaks for itself."""
+def test_every_file_of_a_checkpoint(damage: Callable[[Path], Any], trained, caplog):
+    """A listed file must have its full length; without the list, the other files are checked themselves."""
     _, folder = trained
     names = [each.name for each in files_of(folder)]
     assert {"adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", MANIFEST} <= set(names)
@@ -84,7 +84,7 @@ def test_every_file(damage: Callable[[Path], Any], trained, caplog):
 
 
 def test_every_file_of_a_checkpoint_without_a_list(trained):
-    """As transformers alone, or an earlier version, has written it."""
+    """As transformers alone, or an earlier version, wrote it."""
     _, folder = trained
     (folder / "checkpoint-4" / MANIFEST).unlink()
     assert find_flaw(folder / "checkpoint-4") is None
@@ -101,7 +101,7 @@ def test_every_file_of_a_checkpoint_without_a_list(trained):
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
 def test_a_checkpoint_without_a_list_that_has_lost_its_training_state(name, trained, caplog):
-    """Training would not go on from it: the one before is taken, and by its own name it is refused."""
+    """Training cannot continue from it: the previous one is used, and naming it is refused."""
     config, folder = trained
     for file in (MANIFEST, name):
         (folder / "checkpoint-4" / file).unlink()
@@ -114,8 +114,8 @@ def test_a_checkpoint_without_a_list_that_has_lost_its_training_state(name, trai
     opened.close()
 
 
-def test_what_sharded_runs_save_is_a_training_state_too(tmp_path):
-    """The layouts of FSDP (one file, or a folder of parts) and of DeepSpeed, which keeps its schedule inside."""
+def test_sharded_training_states_are_recognised(tmp_path):
+    """The layouts of FSDP (one file, or a folder of shards) and of DeepSpeed, which stores its schedule inside."""
     for number, names in enumerate((
         ("optimizer.bin", "scheduler.pt", "rng_state_0.pth"), ("optimizer_0/x", "scheduler.pt", "rng_state_1.pth"),
         ("global_step4/mp_rank_00_model_states.pt", "rng_state_0.pth"),
@@ -129,7 +129,7 @@ def test_what_sharded_runs_save_is_a_training_state_too(tmp_path):
         assert "the random numbers' state" in str(find_lost_state(tmp_path / str(number)))
 
 
-def test_a_run_that_saves_its_model_only_is_resumed_with_a_warning(prepare_run, make_config, caplog):
+def test_a_run_with_save_only_model_is_resumed_with_a_warning(prepare_run, make_config, caplog):
     keys = {"training__save_only_model": True, "training__save_strategy": "epoch", "training__report_to": "none"}
     config = make_config("bert", **keys, training__load_best_model_at_end=False)
     opened = open_run_folder(config)
@@ -142,7 +142,7 @@ def test_a_run_that_saves_its_model_only_is_resumed_with_a_warning(prepare_run, 
     opened.close()
 
 
-def test_resuming_takes_the_one_before_and_says_so(trained, prepare_run, caplog):
+def test_resuming_uses_the_previous_checkpoint_with_a_notice(trained, prepare_run, caplog):
     config, folder = trained
     cut(folder / "checkpoint-4" / "optimizer.pt")
     with caplog.at_level(logging.WARNING, "utils"):
@@ -157,8 +157,8 @@ def test_resuming_takes_the_one_before_and_says_so(trained, prepare_run, caplog)
         open_run_folder(config, "last")
 
 
-def test_a_run_goes_on_over_a_torn_checkpoint(trained, prepare_run):
-    """The torn one is written anew when its step comes, and the end is the same."""
+def test_a_resumed_run_overwrites_a_torn_checkpoint(trained, prepare_run):
+    """The torn checkpoint is rewritten at its step, and the result is the same."""
     config, folder = trained
     shutil.rmtree(folder / "checkpoint-3")
     shutil.copytree(folder / "checkpoint-4", folder / "checkpoint-9")
@@ -190,14 +190,14 @@ def _make(folder: Path, step: int, size: int = 10) -> Path:
         (None, None, [1, 2, 3, 4, 5]),
     ],
 )
-def test_the_best_and_the_newest_whole_one_are_never_removed(limit, best, left, tmp_path):
+def test_the_best_and_the_newest_complete_checkpoint_are_never_removed(limit, best, left, tmp_path):
     for step in range(1, 6):
         _make(tmp_path, step)
     rotate_checkpoints(tmp_path, limit, [f"anywhere/checkpoint-{best}" if best else None])
     assert [int(each.name[11:]) for each in find_checkpoints(tmp_path)] == left
 
 
-def test_a_torn_newest_one_does_not_count_as_the_newest(tmp_path):
+def test_a_torn_checkpoint_does_not_count_as_the_newest(tmp_path):
     for step in (1, 2, 3):
         _make(tmp_path, step)
     cut(tmp_path / "checkpoint-3" / "weights")
@@ -205,7 +205,7 @@ def test_a_torn_newest_one_does_not_count_as_the_newest(tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["checkpoint-2"]
 
 
-def test_what_a_kill_leaves_is_cleared_and_what_was_to_be_replaced_comes_back(tmp_path):
+def test_leftovers_of_a_kill_are_removed_and_the_replaced_checkpoint_is_restored(tmp_path):
     _make(tmp_path, 1).rename(tmp_path / ".checkpoint-1.replaced")
     _make(tmp_path, 2)
     shutil.copytree(tmp_path / "checkpoint-2", tmp_path / ".checkpoint-2.replaced")

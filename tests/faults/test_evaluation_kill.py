@@ -1,4 +1,4 @@
-"""train.py that is killed in the middle of an evaluation goes on there: the same history, the same answers."""
+"""train.py killed during an evaluation continues there, with the same history and the same answers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _finish(folder: Path, *words: str) -> str:
 
 
 def _kill_behind(folder: Path, file: Path, num_answers: int, *words: str, of: int = 12) -> None:
-    """Kill a run when a file of answers has so many lines, of those that it will have."""
+    """Kill a run as soon as a file of answers has the given number of lines."""
     process = _start(folder, *words)
     deadline = time.monotonic() + 200
     while not (file.exists() and file.read_bytes().count(b"\n") >= num_answers):
@@ -64,7 +64,7 @@ def _kill_behind(folder: Path, file: Path, num_answers: int, *words: str, of: in
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Read history, scores and answers without what the clock and the folder's name decide."""
+    """Read history, scores and answers without timings and the folder's name."""
     found: dict[str, Any] = {"history": json.loads((folder / "eval_history.json").read_text())}
     for entry in found["history"]["history"]:
         entry.pop("timestamp")
@@ -106,8 +106,8 @@ def test_a_run_killed_in_an_evaluation_has_the_same_history(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not (REAL / "longbench").is_dir(), reason=f"no real rows of LongBench in {REAL}")
-def test_so_has_one_on_real_rows(tmp_path: Path) -> None:
-    """LongBench's rows, QMSum and TruthfulQA, by a model that was pretrained on stories; the best step is kept."""
+def test_a_run_on_real_rows_killed_in_an_evaluation_has_the_same_history(tmp_path: Path) -> None:
+    """Rows of LongBench, QMSum and TruthfulQA, by a model pretrained on stories; the best step is kept."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     _finish(whole, *REAL_ROWS)
     answers = killed / "eval_step_4" / "TinyStories-656K_truthfulqa_predictions.jsonl"

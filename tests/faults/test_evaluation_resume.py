@@ -1,4 +1,4 @@
-"""An evaluation that is killed goes on where it ended and gives what an uninterrupted one gives."""
+"""A killed evaluation continues where it stopped and gives the results of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def start(*folders: Path) -> subprocess.Popen[str]:
 
 
 def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Read predictions and results without what the clock decides."""
+    """Read predictions and results without timings."""
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text("utf-8").splitlines()]
     results = json.loads((folder / "results.json").read_text("utf-8"))
     for each in (*rows, results):
@@ -52,7 +52,7 @@ def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return rows, results
 
 
-def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
+def test_a_killed_evaluation_is_resumed(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     file = killed / "predictions.jsonl"
     process = start(killed)

@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and resumed ends as an uninterrupted one does, to the last bit of all it logs."""
+"""A run stopped anywhere and resumed ends like an uninterrupted one, to the last bit of everything it logs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOT_NUMBERS = ("runtime", "per_second", "flos")
 
 
 class _Ask(TrainerCallback):
-    """Sends this process a real signal in the midst of a step."""
+    """Callback that sends this process a real signal within a step."""
 
     def __init__(self, step: int) -> None:
         self._step = step
@@ -43,7 +43,7 @@ class _Ask(TrainerCallback):
 
 
 class _AskInEvaluation(TrainerCallback):
-    """Sends it in the midst of the evaluation of a step."""
+    """Callback that sends the signal within the evaluation of a step."""
 
     def __init__(self, step: int) -> None:
         self._step = step
@@ -54,7 +54,7 @@ class _AskInEvaluation(TrainerCallback):
 
 
 def read_log(trainer: Any) -> list[dict[str, Any]]:
-    """Read all that was logged, without what the clock decides."""
+    """Read everything that was logged, without timings."""
     entries = [
         {key: value for key, value in entry.items() if not any(word in key for word in NOT_NUMBERS)}
         for entry in trainer.state.log_history
@@ -93,7 +93,7 @@ def check_same(whole: Any, resumed: Any) -> None:
 
 
 def compare(prepare_run: Any, tmp_path: Path, asking: TrainerCallback, step: int, configure: Any) -> None:
-    """Run once through and once interrupted at a step, and compare."""
+    """Run once without interruption and once interrupted at a step, and compare."""
     whole = prepare_run(config=configure(tmp_path / "whole"))
     whole.trainer.train()
     newest = interrupt(prepare_run(config=configure(tmp_path / "cut")), asking)
@@ -104,8 +104,8 @@ def compare(prepare_run: Any, tmp_path: Path, asking: TrainerCallback, step: int
 
 
 @pytest.mark.parametrize(("method", "step"), [("lora", 3), ("qst", 7), ("full", 7)])
-def test_a_classifier(method, step, prepare_run, make_config, tmp_path):
-    """In the midst of the first and of the second epoch, between two logged steps, with accumulation and dropout."""
+def test_a_resumed_classifier_is_exact(method, step, prepare_run, make_config, tmp_path):
+    """Within the first and the second epoch, between two logged steps, with accumulation and dropout."""
 
     def configure(run: Path) -> Any:
         settings = {**SEQ_CLS, "training__output_dir": str(run), "peft": METHODS[method]}
@@ -118,7 +118,7 @@ def test_a_classifier(method, step, prepare_run, make_config, tmp_path):
     ("method", "step"),
     [("lora", 5), pytest.param("qst", 3, marks=pytest.mark.slow), pytest.param("full", 5, marks=pytest.mark.slow)],
 )
-def test_a_language_model(method, step, prepare_run, make_sft, tmp_path):
+def test_a_resumed_language_model_is_exact(method, step, prepare_run, make_sft, tmp_path):
     def configure(run: Path) -> Any:
         return make_sft(**{**SFT, "training__output_dir": str(run), "peft": METHODS[method]})
 
@@ -143,8 +143,8 @@ OTHER_TASKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("task", ["dpo", pytest.param("dpo-full", marks=pytest.mark.slow), "reward", "grpo"])
-def test_preferences_and_rewards(task, prepare_run, make_sft, tmp_path):
-    """The reference's log-probabilities, and answers that are learnt from three times, are those of before."""
+def test_resumed_preference_tuning_and_grpo_are_exact(task, prepare_run, make_sft, tmp_path):
+    """Including the reference's log-probabilities, and answers that are trained on three times."""
 
     def configure(run: Path) -> Any:
         return make_sft(**{**SFT, "training__output_dir": str(run), **OTHER_TASKS[task]})
@@ -153,8 +153,8 @@ def test_preferences_and_rewards(task, prepare_run, make_sft, tmp_path):
 
 
 @pytest.mark.parametrize("step", [5, 10])
-def test_an_evaluation_that_is_cut_off_is_made_up_for(step, prepare_run, make_config, tmp_path):
-    """At the end of an epoch, and of the last one: the best step is found as if nothing had happened."""
+def test_an_interrupted_evaluation_is_repeated(step, prepare_run, make_config, tmp_path):
+    """At the end of an epoch and of the run: the same best step is found."""
 
     def configure(run: Path) -> Any:
         settings = {**SEQ_CLS, "training__output_dir": str(run), "peft": LORA, "training__save_strategy": "epoch"}
@@ -164,8 +164,8 @@ def test_an_evaluation_that_is_cut_off_is_made_up_for(step, prepare_run, make_co
 
 
 @pytest.mark.parametrize("step", [5, 10])
-def test_an_evaluation_that_never_began_is_made_up_for(step, prepare_run, make_config):
-    """Killed between the checkpoint of an epoch's last step and the evaluation at the epoch's end."""
+def test_an_evaluation_that_never_started_is_caught_up(step, prepare_run, make_config):
+    """Killed between the checkpoint of an epoch's last step and the evaluation at its end."""
     keys = {**SEQ_CLS, "training__save_steps": 5, "peft": LORA, "training__eval_strategy": "epoch"}
     keys["training__load_best_model_at_end"] = False
     whole = prepare_run(config=make_config("bert", **keys))
@@ -175,7 +175,7 @@ def test_an_evaluation_that_never_began_is_made_up_for(step, prepare_run, make_c
     check_same(whole, resumed)
 
 
-def test_a_run_that_early_stopping_has_ended_is_not_trained_on(prepare_run, make_config, tmp_path):
+def test_a_run_ended_by_early_stopping_is_not_trained_further(prepare_run, make_config, tmp_path):
     keys = {**SEQ_CLS, "training__save_strategy": "steps", "training__eval_strategy": "steps"}
     keys |= {"training__save_steps": 1, "training__eval_steps": 1, "training__early_stopping_patience": 1}
     keys |= {"training__early_stopping_threshold": 9.0, "training__load_best_model_at_end": True}
@@ -187,8 +187,8 @@ def test_a_run_that_early_stopping_has_ended_is_not_trained_on(prepare_run, make
     assert resumed.trainer.state.global_step == 2
 
 
-def test_rows_that_were_seen_are_not_read_again(prepare_run, make_config):
-    """Going to the place in the data reads no row: batches are passed over as lists of numbers."""
+def test_skipped_batches_read_no_rows(prepare_run, make_config):
+    """Skipping to the position in the data handles batches as lists of indices."""
     keys = {**SEQ_CLS, "training__save_steps": 4}
     run = prepare_run(config=make_config("bert", **keys))
     run.trainer.train()
@@ -205,7 +205,7 @@ def test_rows_that_were_seen_are_not_read_again(prepare_run, make_config):
     assert in_evaluations == 17  # steps 9 and 10 of 8 rows each, and the evaluation at the end of the epoch
 
 
-def test_the_longest_batch_is_tried_and_nothing_is_changed_by_it(prepare_run, make_sft, tmp_path, monkeypatch):
+def test_the_trial_of_the_longest_batch_changes_nothing(prepare_run, make_sft, tmp_path, monkeypatch):
     def configure(run: str, wanted: bool) -> Any:
         return make_sft(**{**SFT, "training__output_dir": str(tmp_path / run), "peft": LORA,
                            "training__max_steps": 2, "training__try_longest_batch": wanted})  # fmt: skip

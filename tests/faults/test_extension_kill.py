@@ -1,4 +1,4 @@
-"""The example extension, killed at a restart of its schedule, ends in the same bits; plain peft reads it elsewhere."""
+"""The example extension, killed at a restart of its schedule, ends bit for bit the same; plain peft loads it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print(json.dumps(model(input_ids=torch.arange(5, 25)[None]).logits[0, -1].tolist
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
-    """Start a run that restarts, and saves, at steps 20 and 40 of 60."""
+    """Start a run that restarts its schedule and saves at steps 20 and 40 of 60."""
     settings = [
         f"extensions=[{EXTENSION}]", "peft.method=refactored_lora", "peft.lora_r=4", "training.max_steps=60",
         "training.lr_scheduler_type=restarts", "training.restart_every=20", "training.restart_warmup_steps=3",

@@ -1,4 +1,4 @@
-"""A full disk spoils no checkpoint and no model that is there: a real small file system, and a real limit on files."""
+"""A full disk damages no existing checkpoint or model: a real small file system, and a real file size limit."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def files_no_larger_than(num_bytes: int) -> Iterator[None]:
 
 
 class _LimitFrom(TrainerCallback):
-    """Limits files from one step to another: to less than a file of the first checkpoint."""
+    """Callback that limits file sizes between two steps to less than a file of the first checkpoint."""
 
     def __init__(self, first: int, last: int, file: Path) -> None:
         self._first, self._last, self._file = first, last, file
@@ -77,8 +77,8 @@ class _LimitFrom(TrainerCallback):
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "adapter_model.safetensors", "tokenizer.json"])
-def test_a_write_that_fails(file, prepare_run, caplog):
-    """The libraries say it in three ways; the earlier checkpoint stays, the half-written one is removed."""
+def test_a_failed_checkpoint_write(file, prepare_run, caplog):
+    """The libraries raise three different errors; the earlier checkpoint stays, the incomplete one is removed."""
     run = prepare_run("bert", **STEPS, training__max_steps=4)
     folder = Path(run.config.training.output_dir)
     run.trainer.add_callback(_LimitFrom(2, 4, folder / "checkpoint-1" / file))
@@ -91,7 +91,7 @@ def test_a_write_that_fails(file, prepare_run, caplog):
     assert not list(folder.glob(".checkpoint-*"))
 
 
-def test_a_run_that_is_to_stop_then(prepare_run):
+def test_a_failed_checkpoint_write_while_stopping(prepare_run):
     run = prepare_run("bert", **STEPS, training__on_full_disk="stop", training__max_steps=4)
     folder = Path(run.config.training.output_dir)
     run.trainer.add_callback(limiting := _LimitFrom(2, 4, folder / "checkpoint-1" / "optimizer.pt"))
@@ -103,7 +103,7 @@ def test_a_run_that_is_to_stop_then(prepare_run):
 
 
 class _Fill(TrainerCallback):
-    """Fills the disk at one step and makes room at another."""
+    """Callback that fills the disk at one step and frees it at another."""
 
     def __init__(self, disk: Path, first: int, last: int) -> None:
         self._disk, self._first, self._last = disk, first, last
@@ -115,8 +115,8 @@ class _Fill(TrainerCallback):
             (self._disk / "filler").unlink()
 
 
-def test_a_small_disk(make_disk, prepare_run, caplog):
-    """Room is looked for before anything is written: what does not fit is not begun."""
+def test_a_too_small_disk(make_disk, prepare_run, caplog):
+    """Free space is checked before writing: what does not fit is not started."""
     disk = make_disk("3m")
     run = prepare_run("bert", **STEPS, training__output_dir=str(disk / "run"))
     run.trainer.add_callback(_Fill(disk, 3, 5))
@@ -130,7 +130,7 @@ def test_a_small_disk(make_disk, prepare_run, caplog):
     assert not list((disk / "run").glob(".checkpoint-*"))
 
 
-def test_an_export_that_fails_leaves_the_older_model(prepare_run, tmp_path):
+def test_a_failed_export_keeps_the_older_model(prepare_run, tmp_path):
     from utils.runs.export import export_model
 
     run = prepare_run("bert", **STEPS, training__max_steps=1)
@@ -148,7 +148,9 @@ def test_an_export_that_fails_leaves_the_older_model(prepare_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_stops_in_words_and_goes_on_when_there_is_room(make_disk, start_run, write_run, run_whole, check_outcome):
+def test_a_run_stops_with_a_message_and_continues_once_there_is_space(
+    make_disk, start_run, write_run, run_whole, check_outcome
+):
     disk = make_disk("1500k")
     file, _ = write_run(
         "classifier", training__output_dir=str(disk / "run"), training__on_full_disk="stop",
@@ -165,8 +167,8 @@ def test_a_run_stops_in_words_and_goes_on_when_there_is_room(make_disk, start_ru
     check_outcome(disk / "run", run_whole("classifier"))
 
 
-def test_every_library_that_writes(tmp_path):
-    """Each says it in its own way: python, safetensors, torch, tokenizers."""
+def test_disk_full_errors_of_every_library(tmp_path):
+    """python, safetensors, torch and tokenizers each raise their own error."""
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
@@ -188,7 +190,7 @@ def test_every_library_that_writes(tmp_path):
         write(str(tmp_path / name))
 
 
-def test_other_errors_are_no_full_disk(tmp_path):
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
     assert not is_full_disk(RuntimeError("size mismatch"))
     assert not is_full_disk(OSError(errno.EACCES, "Permission denied"))
     with pytest.raises(RuntimeError, match="size mismatch"), explain_full_disk(tmp_path):
@@ -196,7 +198,7 @@ def test_other_errors_are_no_full_disk(tmp_path):
 
 
 def test_a_full_disk_of_the_cache_is_named(tiny_base, monkeypatch, tmp_path):
-    """The library datasets says of its own file that it is closed."""
+    """The datasets library reports only that its file is closed."""
     from datasets import Dataset
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""A batch of rows that is killed again and again ends as one that was left alone, byte for byte."""
+"""A batch of rows that is killed repeatedly ends like an uninterrupted one, byte for byte."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _start(source: Path, target: Path) -> subprocess.Popen[str]:
 
 
 def _hear_interrupts() -> None:
-    """Undo what a shell does to what it starts in the background: Ctrl-C is ignored there, and by all children."""
+    """Restore Ctrl-C, which a shell ignores in background processes and all their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -46,7 +46,7 @@ def _wait_for_lines(process: subprocess.Popen[str], partial: Path, number: int) 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_two_thousand_rows_and_five_kills_at_random(tmp_path: Path, kind: str) -> None:
+def test_two_thousand_rows_and_five_random_kills(tmp_path: Path, kind: str) -> None:
     draw = random.Random()
     things = ("boy", "girl", "dog", "car", "cat")
     source, whole, target = tmp_path / "in.jsonl", tmp_path / f"whole.{kind}", tmp_path / f"out.{kind}"

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment, and resumed, loses no checkpoint and ends with the same weights, bit for bit."""
+"""A run killed at any moment and resumed loses no checkpoint and ends with the same weights, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def newest_step(folder: Path) -> int:
 
 
 def kill_and_resume(process: Any, folder: Path, start_run: Any, file: Path, **environment: str) -> None:
-    """Kill it; what was whole before is whole after, what is there at all is whole, and nothing is trained twice."""
+    """Kill a run: complete checkpoints stay, every present one is complete, and no step is trained twice."""
     before = newest_step(folder)
     process.kill()
     reached = newest_step(folder)
@@ -31,7 +31,7 @@ def kill_and_resume(process: Any, folder: Path, start_run: Any, file: Path, **en
 
 
 def test_killed_while_a_checkpoint_is_written(run_whole, start_run, write_run, check_outcome):
-    """The moment is seen in the folder from outside."""
+    """The moment is detected from outside, in the folder."""
     expected = run_whole("classifier")
     file, folder = write_run("classifier")
     process = start_run("--config", str(file))
@@ -50,9 +50,9 @@ def test_killed_while_a_checkpoint_is_written(run_whole, start_run, write_run, c
     ],
 )
 def test_killed_at_a_random_moment(number, kind, run_whole, start_run, write_run, check_outcome, tmp_path):
-    """Moments drawn by a seed, over a run's whole length: loading, training, evaluation, saving, export.
+    """Moments drawn by a seed over a run's whole length: loading, training, evaluation, saving, export.
 
-    A moment is a line that the run says, so that a slow machine meets the same ones, and a little while after it.
+    A moment is a line of the log plus a short delay, so that slow machines reach the same ones.
     """
     expected = run_whole(kind)
     draw = random.Random(f"{kind} {number}")
@@ -71,7 +71,7 @@ def test_killed_at_a_random_moment(number, kind, run_whole, start_run, write_run
 @pytest.mark.parametrize("number", range(10))
 @pytest.mark.parametrize("kind", ["classifier", "language model"])
 def test_killed_while_rows_are_encoded(number, kind, run_whole, start_run, write_run, check_outcome, tmp_path):
-    """The cache of tokens is being written, or has just been: seen from outside."""
+    """The token cache is being written, or just was: detected from outside."""
     expected = run_whole(kind)
     file, folder = write_run(kind)
     cache = {"LORA_NS_CACHE": str(tmp_path / "cache")}
@@ -86,8 +86,8 @@ def test_killed_while_rows_are_encoded(number, kind, run_whole, start_run, write
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
-def test_killed_while_older_checkpoints_go(number, run_whole, start_run, write_run, check_outcome):
-    """Behind the new one's rename, while one that save_total_limit leaves no place for is removed."""
+def test_killed_while_older_checkpoints_are_removed(number, run_whole, start_run, write_run, check_outcome):
+    """After the new one's rename, while one beyond save_total_limit is removed."""
     draw = random.Random(number)
     expected, newest = run_whole("classifier"), draw.choice((6, 8, 10))
     file, folder = write_run("classifier")

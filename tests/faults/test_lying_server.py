@@ -1,4 +1,4 @@
-"""A server that lies, hangs, cuts off or sends something else: one sentence, in time, and no answer that is none."""
+"""A server that lies, hangs, disconnects or sends garbage: one sentence, in time, and no false answer."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Liar(ThreadingHTTPServer):
     num_asked = 0
 
     def handle_error(self, *_: Any) -> None:
-        """Let the command go away in the midst of an answer."""
+        """Ignore that the command disconnects during an answer."""
 
 
 def to_json(content: Any) -> bytes:
@@ -78,7 +78,7 @@ def answer(**changes: Any) -> dict[str, Any]:
 
 
 def drip(handler: Handler) -> None:
-    """Send a byte now and then, always before any patience ends."""
+    """Send a byte now and then, always before a timeout."""
     handler.reply(b"", length=10**6)
     while not handler.wfile.closed:
         handler.wfile.write(b" ")
@@ -106,7 +106,7 @@ def bad_chunk(handler: Handler) -> None:
 
 
 def stream(*events: Any, length: int | None = None, endless: bool = False) -> Act:
-    """Answer by events, as --stream asks for."""
+    """Answer by server-sent events, as --stream requests."""
 
     def send(handler: Handler) -> None:
         lines = [b"data: " + (each if isinstance(each, bytes) else to_json(each)) + b"\n\n" for each in events]
@@ -202,7 +202,7 @@ def liar() -> Iterator[Liar]:
 
 @pytest.fixture
 def ask(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Return a function that has one text answered by the server's listing and answer."""
+    """Return a function that runs one text against the server's given listing and answer."""
     monkeypatch.setattr(connection, "_WAITS", (0.0, 0.0))
     monkeypatch.setattr(connection, "_TIMEOUTS", (1.0, 0.3))
     monkeypatch.setattr(connection, "_LISTING_TIMEOUTS", (1.0, 0.3))
@@ -222,7 +222,7 @@ def ask(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     mostly_slow(CASES, ("listing", "window '256'"), ("answer", "text None"), ("later answer", "a byte now and then"),
                 ("later answer", "ids [-1]"), ("stream", "cut off"), ("stream", "endless")),
 )  # fmt: skip
-def test_what_is_no_answer_ends_in_a_sentence(
+def test_invalid_responses_are_reported_in_one_sentence(
     case: tuple[str, str], ask: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind, name = case
@@ -237,5 +237,5 @@ def test_what_is_no_answer_ends_in_a_sentence(
 
 
 @pytest.mark.parametrize("name", FINE)
-def test_what_is_an_answer_is_taken(name: str, ask: Callable[..., str]) -> None:
+def test_valid_responses_are_accepted(name: str, ask: Callable[..., str]) -> None:
     assert ask(*FINE[name]) == " 5"

@@ -1,4 +1,4 @@
-"""Whatever stands in a file that a command reads: it ends in a sentence and in time, and no code of a file runs."""
+"""Whatever the files that a command reads contain, it ends with one sentence, in time, and runs no code from them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Workshop:
 
     Args:
         keeper: Forks them.
-        folder: Of everything.
+        folder: Parent of all copies.
     """
 
     def __init__(self, keeper: Any, folder: Path) -> None:
@@ -116,18 +116,18 @@ class Workshop:
         self.stock_run("classifier", {})
 
     def fresh(self, stock: str) -> Path:
-        """Copy a folder of the stock, in place of the copy before."""
+        """Replace the working copy by a new copy of a stock folder."""
         shutil.rmtree(self._work, ignore_errors=True)
         shutil.copytree(self._stock / stock.replace(" ", "_"), self._work, symlinks=True)
         return self._work
 
     def call(self, script: str, words: str | Sequence[str], folder: Path) -> tuple[int, str]:
-        """Run a command; gives its exit code, and all that it said."""
+        """Run a command and return its exit code and all its output."""
         pid = self.start(script, words, folder)
         return self._keeper.ask(wait=pid), self.logger.read_text("utf-8", errors="replace")
 
     def call_and_kill(self, script: str, words: str | Sequence[str], folder: Path, seconds: float) -> bool:
-        """Run a command and kill it after some time; False where it had ended by then."""
+        """Run a command and kill it after some time; return False if it had already ended."""
         pid = self.start(script, words, folder)
         time.sleep(seconds)
         os.kill(pid, signal.SIGKILL)
@@ -180,7 +180,7 @@ class Workshop:
         (self._stock / "rows" / "out.jsonl.partial.jsonl").write_text('{"version": 1, "identity": {}}\n')
 
     def try_mutant(self, case: Case, draw: random.Random) -> str | None:
-        """Spoil a file and run the command on it; gives what went wrong."""
+        """Corrupt a file, run the command on it, and return a description of what went wrong."""
         self.fresh(case.stock)
         found = {each for pattern in case.files for each in self._work.glob(pattern)}
         file = draw.choice(sorted(each for each in found if each.is_file() and each.suffix not in UNREAD))
@@ -193,7 +193,7 @@ class Workshop:
 
 
 def judge(code: int, said: str) -> list[str]:
-    """Say what a command may not end in."""
+    """List what a command did that it must not do."""
     wrong = [word for word in ("Traceback", "\x1b[31m", "HOSTILE CODE RAN") if word in said]
     if code not in CODES:
         wrong.append(f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
@@ -201,7 +201,7 @@ def judge(code: int, said: str) -> list[str]:
 
 
 def _list_again(file: Path) -> None:
-    """Let a checkpoint's list name the file's new size, as who spoils one on purpose would."""
+    """Update the file's size in the checkpoint's list, as whoever corrupts it on purpose would."""
     listed = file.parent / "complete.json"
     if not listed.is_file() or file.name == listed.name or not file.is_file():
         return
@@ -254,9 +254,9 @@ def test_a_few_mutants(workshop: Workshop):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_five_hundred_mutants(workshop: Workshop):
-    """Every case without damage first: what ends in an error already would show nothing.
+    """Every case is first run undamaged: one that already fails would prove nothing.
 
-    LORA_NS_MUTANTS and LORA_NS_SEED try more and others.
+    LORA_NS_MUTANTS and LORA_NS_SEED select more and other mutants.
     """
     workshop.stock_all()
     for case in ALL:
@@ -278,5 +278,5 @@ def test_five_hundred_mutants(workshop: Workshop):
         (134, "", ["exit code 134"]),
     ],
 )
-def test_what_a_mutant_must_not_lead_to_is_noticed(code: int, said: str, wrong: list[str]):
+def test_forbidden_outcomes_of_a_mutant_are_detected(code: int, said: str, wrong: list[str]):
     assert judge(code, said) == wrong

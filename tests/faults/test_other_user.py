@@ -1,4 +1,4 @@
-"""Another user's run, and caches where nothing can be written: said in a sentence, or not in the way."""
+"""Another user's run, and unwritable caches: reported in one sentence, or worked around."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a 
 
 @pytest.mark.slow
 def test_another_users_run(command_runner: Any, start_run: Any, write_run: Any, tmp_path: Path):
-    """Its weights are for their owner alone, as safetensors writes them; its folder can be read."""
+    """Its weights are readable by their owner only, as safetensors writes them; its folder is readable."""
     file, run = write_run("classifier", training__max_steps=2, training__eval_strategy="no")
     made = start_run("--config", str(file))
     assert made.end() == 0, made.said

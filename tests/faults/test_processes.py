@@ -1,4 +1,4 @@
-"""Several processes: a rank that is killed, a launcher that is signalled, two runs on one folder; and a bad folder."""
+"""Several processes: a killed rank, a signalled launcher, two runs on one folder; and an unwritable folder."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def read_run(folder: Path) -> tuple[Any, Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("fault", ["a rank is killed", "the launcher gets SIGTERM"])
-def test_two_processes(fault, write_run, tmp_path):
-    """The others are ended, and both resume in the second epoch to the end of an uninterrupted run."""
+def test_a_killed_rank_or_signalled_launcher_ends_all_processes(fault, write_run, tmp_path):
+    """The other ranks end, and both resume in the second epoch to the end of an uninterrupted run."""
     log = tmp_path / "log.txt"
     file, folder = write_run("classifier", **TWO)
     process = launch(file, log)
@@ -74,8 +74,8 @@ def test_two_processes(fault, write_run, tmp_path):
     assert read_run(folder) == read_run(whole)
 
 
-def test_a_second_run_on_the_folder(start_run, write_run):
-    """It is refused while the first works, which does not notice."""
+def test_a_second_run_on_a_folder_in_use_is_refused(start_run, write_run):
+    """The first run is not disturbed."""
     file, folder = write_run("classifier")
     first = start_run("--config", str(file))
     first.wait_for(lambda: (folder / "run.yaml").exists())
@@ -88,8 +88,8 @@ def test_a_second_run_on_the_folder(start_run, write_run):
 
 
 @pytest.mark.parametrize("place", ["/proc/lora_ns/run", "/sys/lora_ns"])
-def test_a_folder_that_cannot_be_written(place, start_run, write_run):
-    """Not even by root; said before anything is loaded."""
+def test_an_unwritable_folder_is_refused(place, start_run, write_run):
+    """Not even by root; reported before anything is loaded."""
     file, _ = write_run("classifier", training__output_dir=place)
     run = start_run("--config", str(file))
     assert run.end() == 2, run.said

@@ -1,4 +1,4 @@
-"""What a handed-over folder, or a cut, can do to run.yaml and to the files that a run writes."""
+"""What a folder from elsewhere, or truncation, can do to run.yaml and to the files that a run writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def kept(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def trained(kept, prepare_run, make_config) -> tuple[Any, Path]:
-    """Return a run's configuration, and its folder with checkpoints of the steps 2 and 4 of 5."""
+    """Return a run's configuration, and its folder with checkpoints of steps 2 and 4 of 5."""
     config = make_config("bert", **KEYS)
     folder = Path(config.training.output_dir)
     if not (kept / "run").exists():
@@ -64,8 +64,8 @@ def tear(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [Path.unlink, cut_to(0.0), cut_to(0.4), cut_to(0.95), tear],
                          ids=["gone", "empty", "cut", "nearly whole", "torn"])  # fmt: skip
-def test_a_run_file_that_is_gone_or_cut_is_mended_from_a_checkpoint(damage, trained, caplog):
-    """Whole checkpoints stay of use; a file that is cut at a line's end is YAML too, and lacks keys."""
+def test_a_missing_or_truncated_run_file_is_restored_from_a_checkpoint(damage, trained, caplog):
+    """A file truncated at a line's end is valid YAML too, but lacks keys."""
     config, folder = trained
     damage(folder / "run.yaml")
     with caplog.at_level(logging.WARNING, "utils"):
@@ -74,8 +74,8 @@ def test_a_run_file_that_is_gone_or_cut_is_mended_from_a_checkpoint(damage, trai
     assert (folder / "run.yaml").read_text() == config.to_yaml()
 
 
-def test_it_is_mended_as_it_was_not_as_it_is_asked_for_now(trained, make_config):
-    """The copy decides what may change on resume; a finished run gets its file back."""
+def test_the_run_file_is_restored_as_it_was_not_as_now_configured(trained, make_config):
+    """The copy decides what may change on resume; a finished run's file is restored too."""
     config, folder = trained
     (folder / "run.yaml").unlink()
     other = make_config("bert", **KEYS, seed=7)
@@ -84,7 +84,7 @@ def test_it_is_mended_as_it_was_not_as_it_is_asked_for_now(trained, make_config)
     assert (folder / "run.yaml").read_text() == config.to_yaml()
 
 
-def test_the_exported_model_has_a_copy_and_none_is_one_sentence(trained):
+def test_the_exported_model_has_a_copy_and_a_missing_one_is_reported(trained):
     config, folder = trained
     for each in folder.glob("checkpoint-*"):  # as an older version wrote them
         (each / "run_copy.yaml").unlink()
@@ -102,8 +102,8 @@ def test_the_exported_model_has_a_copy_and_none_is_one_sentence(trained):
         open_run_folder(config, "last")
 
 
-def test_it_is_replaced_at_a_stroke(trained):
-    """A failure while it is written leaves the old one."""
+def test_the_run_file_is_replaced_atomically(trained):
+    """A failure while writing keeps the old one."""
     config, folder = trained
     with pytest.raises(FileNotFoundError), replace_file(folder / "run.yaml"):
         pass  # nothing was written that could take its place
@@ -118,7 +118,7 @@ WRITTEN = [".lock", "run.yaml", "labels.json", "results.json", "trainer_state.js
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_no_link_leads_a_run_out_of_its_folder(name, trained, tmp_path):
+def test_no_symlink_leads_a_run_out_of_its_folder(name, trained, tmp_path):
     config, folder = trained
     target = tmp_path / "elsewhere" / "precious"
     target.parent.mkdir()
@@ -137,7 +137,7 @@ def test_no_link_leads_a_run_out_of_its_folder(name, trained, tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda lock, own: lock.hardlink_to(own), lambda lock, own: os.mkfifo(lock)])
-def test_a_lock_that_is_another_file_is_not_written(make, trained, tmp_path):
+def test_a_lock_file_that_links_elsewhere_is_not_written(make, trained, tmp_path):
     config, folder = trained
     own = tmp_path / "precious"
     own.write_text("mine")
@@ -148,7 +148,7 @@ def test_a_lock_that_is_another_file_is_not_written(make, trained, tmp_path):
     assert own.read_text() == "mine"
 
 
-def test_links_within_the_folder_and_a_linked_folder_are_fine(trained, tmp_path):
+def test_symlinks_within_the_folder_and_a_symlinked_folder_work(trained, tmp_path):
     config, folder = trained
     (folder / "best_model").symlink_to("checkpoint-4")
     (folder / "loop").symlink_to("loop")

@@ -1,4 +1,4 @@
-"""SIGTERM in every phase of a run: it ends with 75 and loses nothing; a second one ends it at once; Ctrl-C is 130."""
+"""SIGTERM in every phase of a run: exit code 75, nothing lost; a second one ends it at once; Ctrl-C exits with 130."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_sigusr1_and_sighup_are_sigterm(number, start_run, write_run):
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on(start_run, write_run):
+def test_ctrl_c_prints_how_to_continue(start_run, write_run):
     file, folder = write_run("classifier")
     run = stop(start_run, file, folder, "training", signal.SIGINT)
     assert run.end() == 130, run.said
@@ -97,7 +97,7 @@ def test_a_second_signal_ends_it_at_once(start_run, write_run):
 
 
 def test_sigterm_while_rows_are_encoded(start_run, write_run, tmp_path):
-    """Each row takes a second here, and the thread that encodes them is not waited for to the end."""
+    """Each row takes a second here; the encoding thread is not waited for."""
     turns = [[{"role": "user", "content": f"x{n}"}, {"role": "assistant", "content": "y"}] for n in range(60)]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
     busy = "{% for a in range(1000) %}" * 2 + "{% endfor %}" * 2

@@ -1,4 +1,4 @@
-"""Numbers that are no numbers, losses that run away, and helpers that die: the run says so, and keeps what was good."""
+"""Non-finite values, diverging losses, and dying workers: the run reports them and keeps the last good state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EVERY_STEP = {
 
 
 def finite_checkpoints(run: Any) -> list[str]:
-    """List the checkpoints, and see to it that none holds a weight that is no number."""
+    """List the checkpoints, asserting that none holds a non-finite weight."""
     kept = find_checkpoints(Path(run.config.training.output_dir))
     for each in kept:
         tensors = load_file(next(each.glob("*model.safetensors")))
@@ -37,8 +37,8 @@ def finite_checkpoints(run: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_row_that_gives_no_number_is_named(accumulation, prepare_run, make_set, draw_rows, tiny_base, tmp_path):
-    """One word's vector is infinite: the batch that holds the row with it stops the run, in whatever epoch it comes."""
+def test_a_row_with_a_non_finite_loss_is_named(accumulation, prepare_run, make_set, draw_rows, tiny_base, tmp_path):
+    """One word's embedding is infinite: the batch with that row stops the run, in whichever epoch it comes."""
     base = tmp_path / "base"
     shutil.copytree(tiny_base("bert"), base)
     weights = load_file(base / "model.safetensors")
@@ -64,7 +64,7 @@ def test_a_row_that_gives_no_number_is_named(accumulation, prepare_run, make_set
     assert finite_checkpoints(run) == [f"checkpoint-{number}" for number in range(1, step)]
 
 
-def test_a_learning_rate_beyond_all_bounds(prepare_run):
+def test_an_excessive_learning_rate(prepare_run):
     run = prepare_run("bert", **EVERY_STEP, training__learning_rate=1e38, training__max_grad_norm=0)
     with pytest.raises(NotFiniteError, match=r"step \d+: the (loss|gradient's norm) is (nan|inf)|no longer finite"):
         run.trainer.train()
@@ -72,14 +72,14 @@ def test_a_learning_rate_beyond_all_bounds(prepare_run):
 
 
 class _Spoil(TrainerCallback):
-    """Makes a gradient infinite, as an overflow in the backward pass does."""
+    """Callback that makes a gradient infinite, as an overflow in the backward pass does."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         parameter = next(p for p in kwargs["model"].parameters() if p.requires_grad)
         parameter.register_hook(lambda gradient: gradient * float("inf") if state.global_step == 2 else gradient)
 
 
-def test_a_gradient_that_is_no_number(prepare_run):
+def test_a_non_finite_gradient(prepare_run):
     run = prepare_run("bert", **EVERY_STEP)
     run.trainer.add_callback(_Spoil())
     with pytest.raises(NotFiniteError, match=r"step 3: the gradient's norm is .*the weights themselves are finite"):
@@ -87,7 +87,7 @@ def test_a_gradient_that_is_no_number(prepare_run):
     assert finite_checkpoints(run) == ["checkpoint-1", "checkpoint-2"]
 
 
-def test_a_loss_that_runs_away():
+def test_a_diverging_loss():
     falling = [2.0, 1.5, 1.2, 1.0, 0.9, 0.8]
     assert find_divergence([*falling, 3.4, 4.0, 5.0, 6.0, 7.0]) == pytest.approx(1.1)
     assert find_divergence([*falling, 3.4, 4.0, 5.0, 6.0]) is None, "four in a row"
@@ -96,7 +96,7 @@ def test_a_loss_that_runs_away():
 
 
 @pytest.mark.parametrize("choice", ["warn", "stop"])
-def test_divergence_is_a_warning_or_the_end(choice, caplog):
+def test_divergence_warns_or_stops_the_run(choice, caplog):
     from transformers import TrainerControl, TrainerState
 
     watch, state = LossWatch(choice), TrainerState(global_step=11)
@@ -112,8 +112,8 @@ def test_divergence_is_a_warning_or_the_end(choice, caplog):
             assert caplog.text.count("more than 3 times 1.1, the median before") == 1
 
 
-def test_a_loss_of_exactly_zero_is_said_once(prepare_run, caplog):
-    """A weight of 0 for each class takes every row out of the loss."""
+def test_a_loss_of_exactly_zero_is_reported_once(prepare_run, caplog):
+    """Class weights of 0 remove every row from the loss."""
     run = prepare_run("bert", **EVERY_STEP, training__max_steps=3)
     run.trainer.compute_loss_func = lambda outputs, labels, **_: outputs.logits.sum() * 0
     with caplog.at_level(logging.WARNING, "utils"):
@@ -123,7 +123,7 @@ def test_a_loss_of_exactly_zero_is_said_once(prepare_run, caplog):
 
 @pytest.mark.slow
 def test_a_dead_data_loader_worker(start_run, write_run):
-    """In a process of its own: torch tells of a dead worker wherever the process stands just then."""
+    """In a separate process: torch raises the error wherever the process happens to be."""
     import psutil
 
     file, folder = write_run("classifier", training__dataloader_num_workers=1, training__max_steps=400)
@@ -140,8 +140,8 @@ def test_a_dead_data_loader_worker(start_run, write_run):
     assert find_checkpoints(folder)
 
 
-def test_running_out_of_memory_is_found_before_the_first_step(prepare_run, make_sft):
-    """Where the longest rows do not fit, no step is made."""
+def test_out_of_memory_is_detected_before_the_first_step(prepare_run, make_sft):
+    """If the longest rows do not fit, no step is made."""
     from utils.trainer.failures import MemoryExhaustedError
 
     run = prepare_run(config=make_sft(training__try_longest_batch=True, training__max_steps=2))

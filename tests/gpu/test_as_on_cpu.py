@@ -1,7 +1,7 @@
-"""On a GPU everything gives what it gives on the CPU: losses, scores, stored states, sharded training.
+"""A GPU gives the same results as the CPU: losses, scores, stored states, sharded training.
 
-`make gpu` runs these where there is an NVIDIA GPU. With LORA_NS_GPU_TESTS=cpu they run without one, so that what they
-do is itself tested; what only a GPU has is skipped then.
+`make gpu` runs these tests where there is an NVIDIA GPU. With LORA_NS_GPU_TESTS=cpu they run without one, so that the
+tests themselves are checked; what needs a GPU is then skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SINGLE, HALF = 1e-3, 3e-2
 
 
 def train(folder: Path, base: str, *words: str, launcher: tuple[str, ...] = ()) -> list[float]:
-    """Train a shipped example by the command, and give its losses."""
+    """Train a shipped example by the command and return its losses."""
     command = [sys.executable, *launcher, str(ROOT / "train.py"), "--config", str(ROOT / "configs" / f"{base}.yaml")]
     settings = [f"training.output_dir={folder}", "training.max_steps=10", "training.logging_steps=1", *words]
     settings += [] if base == "quickstart" else ["evaluation.at_end=false"]
@@ -58,7 +58,7 @@ def train(folder: Path, base: str, *words: str, launcher: tuple[str, ...] = ()) 
         ("quickstart_dpo", (), SINGLE),
     ],
 )
-def test_losses_are_those_of_the_cpu(tmp_path: Path, base: str, words: tuple[str, ...], tolerance: float) -> None:
+def test_losses_equal_those_of_the_cpu(tmp_path: Path, base: str, words: tuple[str, ...], tolerance: float) -> None:
     found = train(tmp_path / "here", base, *words)
     wanted = train(tmp_path / "cpu", base, *words, "training.use_cpu=true")
     assert len(found) == 10
@@ -66,7 +66,7 @@ def test_losses_are_those_of_the_cpu(tmp_path: Path, base: str, words: tuple[str
 
 
 @needs_cuda
-def test_a_compiled_model_trains_alike(tmp_path: Path) -> None:
+def test_a_compiled_model_trains_the_same(tmp_path: Path) -> None:
     found = train(tmp_path / "compiled", "quickstart_sft", "training.torch_compile=true")
     assert found == pytest.approx(train(tmp_path / "plain", "quickstart_sft"), rel=SINGLE, abs=SINGLE)
 
@@ -93,7 +93,7 @@ def test_two_processes_train_as_one(tmp_path: Path, words: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_chunked_loss_is_that_of_whole_logits(dtype: torch.dtype) -> None:
+def test_the_chunked_loss_equals_that_of_full_logits(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(2100, 64, device=DEVICE, dtype=dtype, requires_grad=True)
     weight = torch.randn(5000, 64, device=DEVICE, dtype=dtype)
@@ -114,7 +114,7 @@ def test_the_chunked_loss_is_that_of_whole_logits(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("window", [None, 40])
-def test_attention_within_documents_by_kernel_and_by_groups(window: int | None, monkeypatch: Any) -> None:
+def test_flash_and_grouped_document_attention_agree(window: int | None, monkeypatch: Any) -> None:
     torch.manual_seed(0)
     lengths = [5, 70, 33, 1, 128]
     boundaries = torch.tensor([0, *lengths], device=DEVICE).cumsum(0).to(torch.int32)

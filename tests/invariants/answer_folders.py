@@ -1,4 +1,4 @@
-"""Opens inference.py for many command lines in one new process: a JSON list comes in, their exit codes go out."""
+"""Run inference.py for many command lines in one new process: a JSON list in, their exit codes out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads adapters by peft alone, in a new process: base, adapter and rows come in, logits go out beside each adapter."""
+"""Load adapters with peft alone in a new process: base, adapter and rows in, logits out beside each adapter."""
 
 from __future__ import annotations
 

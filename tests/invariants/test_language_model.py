@@ -1,4 +1,4 @@
-"""Fine-tuning a language model: batches, accumulation, packing, padding and evaluation change no number."""
+"""Fine-tuning a language model: batching, accumulation, packing, padding and evaluation do not change results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_accumulated_batches_train_as_one_large_batch(prepare_run, make_sft):
 
 
 @pytest.mark.parametrize("keys", [{}, {"training__gradient_checkpointing": True}], ids=["", "checkpointing"])
-def test_batches_without_padding_train_as_padded_ones(prepare_run, make_sft, keys):
+def test_padding_free_batches_train_as_padded_ones(prepare_run, make_sft, keys):
     padded = _train(prepare_run, make_sft, sft={"max_length": 128, "padding_free": False}, **SGD, **keys)
     flat = _train(prepare_run, make_sft, **SGD, **keys)
     assert flat.trainer.data_collator.padding_free
@@ -48,7 +48,7 @@ def test_batches_without_padding_train_as_padded_ones(prepare_run, make_sft, key
 
 
 def test_packed_rows_train_as_unpacked_ones(prepare_run, make_sft):
-    """With all rows in every step, what is in which row cannot matter."""
+    """With all rows in every step, their distribution over packed rows cannot matter."""
     keys = {**SGD, "training__per_device_train_batch_size": 48, "training__max_steps": 3}
     plain = _train(prepare_run, make_sft, **keys)
     packed = _train(prepare_run, make_sft, sft={"max_length": 256, "packing": True}, **keys)
@@ -64,8 +64,8 @@ def test_label_smoothing_and_dft_have_an_effect(prepare_run, make_sft):
     assert _losses(smooth)[0] > _losses(plain)[0] > _losses(dft)[0]
 
 
-def test_the_evaluated_loss_is_the_mean_over_tokens_whatever_the_batch(prepare_run, make_sft):
-    """Compared with float64 probabilities of one row at a time."""
+def test_the_evaluation_loss_is_the_mean_over_tokens_at_any_batch_size(prepare_run, make_sft):
+    """Compared with float64 probabilities, one row at a time."""
     found = []
     for batch in (1, 7, 40):
         run = prepare_run(config=make_sft(training__per_device_eval_batch_size=batch))
@@ -86,7 +86,7 @@ def test_the_evaluated_loss_is_the_mean_over_tokens_whatever_the_batch(prepare_r
         assert scores["eval_token_accuracy"] == pytest.approx(right / count)
 
 
-def test_writing_during_training_changes_no_weight(prepare_run, make_sft, tmp_path):
+def test_generating_during_training_changes_no_weight(prepare_run, make_sft, tmp_path):
     keys = {"peft": {"method": "lora", "lora_r": 4, "target_modules": "all-linear", "lora_dropout": 0.2}}
     silent = _train(prepare_run, make_sft, **keys)
     writing = _train(
@@ -100,8 +100,8 @@ def test_writing_during_training_changes_no_weight(prepare_run, make_sft, tmp_pa
     assert (tmp_path / "run" / "eval_step_4").is_dir()
 
 
-def test_the_order_and_the_loss_are_those_of_a_plain_trainer(prepare_run, make_sft, tmp_path):
-    """transformers.Trainer, told the same rows in the same order, loses the same."""
+def test_row_order_and_losses_equal_those_of_a_plain_trainer(prepare_run, make_sft, tmp_path):
+    """transformers.Trainer, given the same rows in the same order, has the same losses."""
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     run = _train(prepare_run, make_sft, training__per_device_train_batch_size=8)

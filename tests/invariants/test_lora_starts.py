@@ -1,4 +1,4 @@
-"""However LoRA starts: what is saved is right on the untouched base in another process, and a resumed run is exact."""
+"""Every LoRA initialisation: the saved adapter works on the unmodified base elsewhere, and a resumed run is exact."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _compare(expected, folders):
 
 
 @pytest.mark.slow
-def test_a_classifier_in_a_new_process(prepare_run, tmp_path):
+def test_a_classifier_with_each_init_in_a_new_process(prepare_run, tmp_path):
     expected, base = {}, tmp_path / "base"
     for init in TRAINED:
         folder = tmp_path / f"adapter_{init}"
@@ -66,7 +66,7 @@ def test_a_classifier_in_a_new_process(prepare_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_language_model_in_a_new_process(prepare_run, make_sft, tmp_path):
+def test_a_language_model_with_each_init_in_a_new_process(prepare_run, make_sft, tmp_path):
     expected = {}
     for init in TRAINED:
         folder = tmp_path / f"adapter_{init}"
@@ -87,7 +87,7 @@ def test_a_language_model_in_a_new_process(prepare_run, make_sft, tmp_path):
     ],
     ids=lambda peft: peft["init_lora_weights"],
 )
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(prepare_run, peft):
+def test_a_resumed_run_equals_an_uninterrupted_one(prepare_run, peft):
     keys = {"peft": {**PEFT, **peft}, "training__max_steps": 6, "training__load_best_model_at_end": False}
     keys |= {"training__save_strategy": "steps", "training__save_steps": 3, "training__save_total_limit": None}
     whole = prepare_run("bert", **keys)
@@ -99,8 +99,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(prepare_run, peft):
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
-def test_the_best_checkpoint_is_taken_back(prepare_run):
-    """The checkpoint holds the converted form; the trained model in memory the raw one."""
+def test_the_best_checkpoint_is_restored(prepare_run):
+    """The checkpoint holds the converted form; the model in memory the raw one."""
     keys = {"peft": {**PEFT, "init_lora_weights": "pissa"}, "training__num_train_epochs": 3}
     run = prepare_run("bert", **keys, training__metric_for_best_model="loss", training__greater_is_better=True)
     run.trainer.train()

@@ -1,7 +1,7 @@
-"""Runs that an earlier version wrote are read, resumed, merged and scored, to the same numbers.
+"""Runs written by an earlier version are read, resumed, merged and scored, with the same results.
 
-tests/fixtures/older_runs.tar.gz holds two runs of twelve steps on the embedded base, whole with their checkpoints, as
-version 0.1 left them: `train.py --config configs/quickstart.yaml` and `quickstart_sft.yaml` with small settings.
+tests/fixtures/older_runs.tar.gz holds two runs of twelve steps on the embedded base with all their checkpoints, written
+by version 0.1: `train.py --config configs/quickstart.yaml` and `quickstart_sft.yaml` with small settings.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("classifier", 0.0), ("language_model", 1e-6)])
-def test_one_is_resumed_to_the_same_weights(older: Path, name: str, tolerance: float) -> None:
-    """The loss of language models is summed in another order since, which rounds differently."""
+def test_an_older_run_is_resumed_to_the_same_weights(older: Path, name: str, tolerance: float) -> None:
+    """Language models' losses are now summed in another order, which rounds differently."""
     run = older / name
     wanted = load_file(run / "final_model" / "adapter_model.safetensors")
     scores = json.loads((run / "results.json").read_text())["metrics"]
@@ -46,7 +46,7 @@ def test_one_is_resumed_to_the_same_weights(older: Path, name: str, tolerance: f
     assert json.loads((run / "results.json").read_text())["metrics"] == pytest.approx(scores, rel=tolerance)
 
 
-def test_a_classifier_is_used_and_merged(older: Path) -> None:
+def test_an_older_classifier_is_used_and_merged(older: Path) -> None:
     run, merged = older / "classifier", older / "merged"
     texts = [word for text in ANSWERS for word in ("--input_text", text)]
     for place in (["--run", run], ["--run", merged]):
@@ -57,7 +57,7 @@ def test_a_classifier_is_used_and_merged(older: Path) -> None:
         assert found == pytest.approx(ANSWERS, abs=1e-6)
 
 
-def test_a_language_model_is_scored_again(older: Path) -> None:
+def test_an_older_language_model_is_scored_again(older: Path) -> None:
     run, again = older / "language_model", older / "again"
     words = ("--set", "test", "--output_dir", again, "evaluation.max_samples=4")
     command("evaluate_model", "--run", run, *words)

@@ -1,4 +1,4 @@
-"""A run is a function of its configuration: repeated or resumed, it gives the same numbers to the last bit."""
+"""A run is a function of its configuration: repeated or resumed, it gives bit-for-bit the same results."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _losses(run):
 
 
 @pytest.mark.parametrize("method", ["lora", "none"])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(prepare_run, method):
-    """Also from the middle of an epoch: the rows that were seen are skipped, those that follow are the same."""
+def test_a_resumed_run_equals_an_uninterrupted_one(prepare_run, method):
+    """Also from the middle of an epoch: seen rows are skipped, and the same rows follow."""
     keys = {**TWO_EPOCHS, "peft": {"method": method}, "training__load_best_model_at_end": False}
     keys |= {"training__save_strategy": "steps", "training__save_steps": 3}
     whole = prepare_run("bert", **keys)
@@ -38,9 +38,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(prepare_run, method)
 
 @pytest.mark.parametrize("is_known", [True, False])
 def test_a_resumed_run_reports_all_its_sessions(prepare_run, is_known):
-    """Loss, tokens and seconds are of one and the same steps: of the whole run, or of the last session alone.
+    """Loss, tokens and seconds cover the same steps: the whole run, or the last session only.
 
-    A checkpoint of another tool does not say what the sessions before have cost.
+    A checkpoint of another tool does not record earlier sessions.
     """
     from utils.modeling.sizes import count_parameters
     from utils.results.record import RunRecord
@@ -84,7 +84,7 @@ def test_evaluating_more_often_changes_no_weight(prepare_run):
     assert _losses(once) == _losses(often)
 
 
-def test_nf4_learns_the_same_however_often_it_is_evaluated(prepare_run, tiny_base):
+def test_evaluating_an_nf4_model_more_often_changes_no_weight(prepare_run, tiny_base):
     model = {"name_or_path": str(tiny_base("llama", 64)), "quantization": "nf4"}
     runs = []
     for strategy in ("no", "steps"):

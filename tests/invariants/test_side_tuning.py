@@ -1,4 +1,4 @@
-"""Side tuning a model: padding, packing, accumulation and the backbone cache change no number."""
+"""Side tuning a model: padding, packing, accumulation and the backbone cache do not change results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _assert_alike(one, other, tolerance=1e-5):
     assert all(torch.allclose(value, weights[name], atol=1e-4) for name, value in _weights(one).items())
 
 
-def test_the_same_seed_trains_the_same(prepare_run, make_config):
+def test_the_same_seed_gives_the_same_weights(prepare_run, make_config):
     one, other = (_train(prepare_run, make_config("bert", peft=SIDE, **STEPS)) for _ in range(2))
     assert _losses(one) == _losses(other)
     weights = _weights(other)
@@ -49,7 +49,7 @@ def test_accumulated_batches_train_as_one_large_batch(prepare_run, make_sft):
     _assert_alike(whole, _write(prepare_run, make_sft, **keys))
 
 
-def test_batches_without_padding_train_as_padded_ones(prepare_run, make_sft):
+def test_padding_free_batches_train_as_padded_ones(prepare_run, make_sft):
     padded = _write(prepare_run, make_sft, sft={"max_length": 128, "padding_free": False})
     flat = _write(prepare_run, make_sft)
     assert flat.trainer.data_collator.padding_free
@@ -58,7 +58,7 @@ def test_batches_without_padding_train_as_padded_ones(prepare_run, make_sft):
 
 
 def test_packed_rows_train_as_unpacked_ones(prepare_run, make_sft):
-    """With all rows in every step, what is in which row cannot matter."""
+    """With all rows in every step, their distribution over packed rows cannot matter."""
     keys = {"training__per_device_train_batch_size": 48, "training__max_steps": 3}
     plain = _write(prepare_run, make_sft, **keys)
     packed = _write(prepare_run, make_sft, sft={"max_length": 256, "packing": True}, **keys)
@@ -95,7 +95,7 @@ def test_a_cached_classifier_trains_and_scores_as_an_uncached_one(prepare_run, m
     assert cached.trainer.model.base_model.__dict__["_replay"].counts.num_replayed > 0
 
 
-def test_writing_during_training_changes_no_weight(prepare_run, make_sft):
+def test_generating_during_training_changes_no_weight(prepare_run, make_sft):
     silent = _write(prepare_run, make_sft)
     writing = _write(prepare_run, make_sft, evaluation={"steps": 2, "max_samples": 5}, generation={"max_new_tokens": 8})
     assert _losses(silent) == _losses(writing)

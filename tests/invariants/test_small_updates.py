@@ -1,4 +1,4 @@
-"""Under bfloat16 autocast what is trained is float32: a bfloat16 weight of 1 would not see an update of 1e-4."""
+"""Trained parameters are float32 under bfloat16 autocast: a bfloat16 weight of 1 would lose an update of 1e-4."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def train(run, names):
 
 @pytest.mark.parametrize("quantization", [None, pytest.param("nf4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", mostly_slow(METHODS, "lora", "qst", "prefix-tuning"))
-def test_what_a_classifier_trains_is_float32_and_moves(prepare_run, method, quantization):
+def test_trained_parameters_of_a_classifier_are_float32_and_move(prepare_run, method, quantization):
     if method == "head-only" and quantization:
         pytest.skip("head-only is refused on a quantized base")
     keys, names = METHODS[method]
@@ -63,7 +63,7 @@ def test_what_a_classifier_trains_is_float32_and_moves(prepare_run, method, quan
 @pytest.mark.parametrize(
     "method", mostly_slow([each for each in METHODS if each != "head-only"], "dora", "qst", "p-tuning")
 )
-def test_what_a_language_model_trains_is_float32_and_moves(prepare_run, make_sft, method, quantization):
+def test_trained_parameters_of_a_language_model_are_float32_and_move(prepare_run, make_sft, method, quantization):
     keys, names = METHODS[method]
     config = make_sft(model__quantization=quantization, **SETTINGS, **{"peft": {}, **keys})
     train(prepare_run(config=config), names)

@@ -1,4 +1,4 @@
-"""What was trained is what is used: predictions of inference.py in a new process, before and after merging."""
+"""The trained model is the one used: predictions of inference.py in a new process, before and after merging."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ WHOLE = {
 
 
 def _list_methods():
-    """List a case of every dataset that there is, with its own defaults, for the tasks it takes.
+    """Return one case per method with its own defaults, for each task it supports.
 
-    Of the tuners that are passed through to peft one stands for all: nothing here is theirs.
+    One of peft's generic tuners stands for all, since they share our code.
     """
     cases = {}
     for name in registry.names("adapters"):
@@ -129,7 +129,7 @@ def train_run(prepare_run, make_config, make_sft, make_set, draw_rows, tmp_path)
 
 
 def _predict(model, run):
-    """Answer apart from what is tested: row by row, without padding, cache or batches."""
+    """Predict independently of the tested code: row by row, without padding, cache or batches."""
     import torch
 
     from utils.trainer.varlen_attention import plain_attention
@@ -167,7 +167,7 @@ def _read_questions():
 
 
 def _ask(run, folder, target):
-    """Return the arguments of inference.py that answer the rows by a run's folder, or by a merged one."""
+    """Return inference.py's arguments that answer the rows with a run's folder, or a merged one."""
     is_language = run.config.task_type == "CAUSAL_LM"
     source = target.with_suffix(".in.jsonl")
     rows = [{"question": each} for each in _read_questions()] if is_language else [{"text": each} for each in TEXTS]
@@ -178,7 +178,7 @@ def _ask(run, folder, target):
 
 
 def _merge(run, folder):
-    """Merge by the command line; None where the method says that there is nothing to merge."""
+    """Merge by the command line; return None if the method has nothing to merge."""
     from utils.cli.command_line import run_cli
 
     if registry.load("adapters", run.config.peft.method).Config.LIMITS.merge:
@@ -190,7 +190,7 @@ def _merge(run, folder):
 
 
 def _predict_unquantized(run):
-    """Put the adapter on an unquantized base by plain peft, as nobody of ours does."""
+    """Load the adapter onto an unquantized base with plain peft, independently of our code."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -242,7 +242,7 @@ def _require_used_as_trained(cases, train_run, tmp_path):
         _require_same(what, answers, _read_answers(target))
 
 
-def test_a_new_process_answers_as_the_training_process(train_run, tmp_path):
+def test_a_new_process_answers_like_the_training_process(train_run, tmp_path):
     _require_used_as_trained(FAST, train_run, tmp_path)
 
 
