@@ -51,7 +51,7 @@ class ModelServer(ThreadingHTTPServer):
             self.num_at_once -= 1
 
     def write(self, body: dict[str, Any]) -> tuple[str, list[int], str]:
-        """Generate greedily or by the seed; return the text before any stop string, the tokens, and the finish reason."""
+        """Generate greedily or by seed; return the text before any stop string, the tokens, and the finish reason."""
         import torch
 
         draw = torch.Generator().manual_seed(body.get("seed", 0))
