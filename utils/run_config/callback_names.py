@@ -5,10 +5,27 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Iterable
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from pathlib import Path
 
 from utils.core.library_errors import describe
+
+_LOADERS = (
+    (ExtensionFileLoader, EXTENSION_SUFFIXES),
+    (SourceFileLoader, SOURCE_SUFFIXES),
+    (SourcelessFileLoader, BYTECODE_SUFFIXES),
+)
+"""Kinds of modules, as Python searches a folder for them."""
 
 
 def explain_callback(name: str) -> str | None:
@@ -27,17 +44,23 @@ def explain_callback(name: str) -> str | None:
 
 def _find_spec(module: str) -> ModuleSpec | None:
     """Find a module without importing the packages that it is in."""
+    if module in sys.modules:
+        return sys.modules[module].__spec__ or ModuleSpec(module, None)
     first, *inner = module.split(".")
     loaded = sys.modules.get(first)  # a folder of extensions, for example
     spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec(first)
-    spec = spec or PathFinder.find_spec(first, [str(Path.cwd())])
-    name = first
+    spec = spec or _find_in([Path.cwd()], first)
     for part in inner:
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        name = f"{name}.{part}"
-        spec = PathFinder.find_spec(name, [*map(str, spec.submodule_search_locations)])  # some packages list Paths
+        if spec is None or not (spec.origin or spec.submodule_search_locations):  # of another kind than files
+            return spec
+        spec = _find_in(spec.submodule_search_locations or (), part)
     return spec
+
+
+def _find_in(folders: Iterable[str | Path], name: str) -> ModuleSpec | None:
+    """Find a module, package or folder of modules in some folders."""
+    finders = (FileFinder(str(folder), *_LOADERS) for folder in folders)
+    return next((spec for each in finders if (spec := each.find_spec(name)) is not None), None)
 
 
 def _list_names(tree: ast.Module) -> set[str]:

@@ -113,5 +113,11 @@ def test_a_missing_callback_is_reported_with_its_line(name, sentence, make_confi
         make_config("bert", training__callbacks=[name])
     assert not {"recorder", "broken"} & sys.modules.keys(), "only their source is read"
     make_config(
-        "bert", training__callbacks=["recorder:Recorder", "os:path", "transformers.trainer_callback:PrinterCallback"]
+        "bert",
+        training__callbacks=[
+            "recorder:Recorder",
+            "os:path",
+            "os.path:join",
+            "transformers.trainer_callback:PrinterCallback",
+        ],
     )
