@@ -4,11 +4,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Extra words for pip when PyTorch is installed. On a machine without an NVIDIA GPU, PyTorch's CPU builds are
-# much smaller: make setup TORCH_PIP_ARGS="--index-url URL", with the URL that pytorch.org/get-started names for CPU.
+# Additional pip arguments for installing PyTorch. On a machine without an NVIDIA GPU, PyTorch's CPU builds are
+# much smaller: make setup TORCH_PIP_ARGS="--index-url URL", with the CPU URL from pytorch.org/get-started.
 TORCH_PIP_ARGS ?=
 RUN_ARGS ?=
-# Processes of pytest; 0 runs the tests in one.
+# Number of pytest processes; 0 runs the tests in the main process.
 TEST_WORKERS ?= 2
 
 .PHONY: help setup quickstart test test-all check gpu coverage lint format types layers validate docs matrix clean
@@ -30,17 +30,17 @@ quickstart: setup  ## Train, score and export the embedded example: no network, 
 
 test: setup check  ## Set up, then run the whole default check
 
-check: lint layers types validate  ## The check itself, in an environment that is already set up
+check: lint layers types validate  ## Run the whole default check in an environment that is already set up
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope
 
-test-all: setup check  ## The default check and the slow tests
+test-all: setup check  ## Run the default check and the slow tests
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope -m 'slow and not gpu and not network'
 
-gpu: setup  ## On a machine with an NVIDIA GPU: compare with the CPU, then measure beside the peers
+gpu: setup  ## With an NVIDIA GPU: compare results with the CPU, then measure speed against other trainers
 	$(BIN)/python -m pytest -n 0 -m gpu tests/gpu
 	$(BIN)/python perf/gpu.py --output outputs/gpu.json
 
-coverage: setup  ## Which lines of utils/ the default tests run
+coverage: setup  ## Report which lines of utils/ the default tests run
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --cov=utils --cov-report=term-missing:skip-covered
 
 lint:
@@ -56,14 +56,14 @@ types:
 validate:
 	$(BIN)/python validate_config.py --all
 
-format:  ## Format and mend what can be mended
+format:  ## Format, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs:  ## Rebuild docs/configuration.md from the sections' own words
+docs:  ## Rebuild docs/configuration.md from the sections' docstrings
 	$(BIN)/python -m utils.run_config.reference > docs/configuration.md
 
-site:  ## Build the documentation as a site, into outputs/site
+site:  ## Build the documentation site into outputs/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
 
 matrix:  ## Run every method on every family on tiny models and rewrite docs/support_matrix.md (under 25 minutes)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows what a suite would run, runs it, and names the table. The same command goes on where it was stopped or killed.
+# Show what a suite would run, run it, and print the table's path. The same command continues an interrupted suite.
 #
 #   examples/benchmark.sh                                               the embedded suite, under three minutes
 #   examples/benchmark.sh configs/benchmarks/glue_methods.yaml --task rte,mrpc --seeds 1,2,3

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Merges a finished run's adapter into its base: a plain model folder, with the proof in merge_report.json.
-# inference.py takes the folder by --run as it takes the run; any other program takes it as a Hugging Face model.
+# Merge a finished run's adapter into its base: a plain model folder, with the verification in merge_report.json.
+# inference.py accepts the folder by --run like a run; any other program loads it as a Hugging Face model.
 #
 #   examples/merge.sh outputs/quickstart_sft outputs/quickstart_sft_merged
 set -euo pipefail

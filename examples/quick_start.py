@@ -1,4 +1,4 @@
-"""The quickstart in Python: read a configuration, train it, look at what was measured, use the model.
+"""The quickstart in Python: read a configuration, train it, read the measurements, use the model.
 
 python examples/quick_start.py        in a clone, or anywhere once lora-ns is installed
 """

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Uses a finished run: texts of the command line, then a file; the same command goes on where it was stopped.
+# Use a finished run: on texts from the command line, then on a file; the same command continues an interrupted one.
 #
 #   examples/run_inference.sh outputs/quickstart          # a classifier: labels and probabilities
-#   examples/run_inference.sh outputs/quickstart_sft      # a language model: written answers
+#   examples/run_inference.sh outputs/quickstart_sft      # a language model: generated answers
 #   examples/run_inference.sh outputs/mine my_rows.csv
 set -euo pipefail
 cd "$(dirname "$0")/.."

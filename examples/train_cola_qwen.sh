@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CoLA with LoRA on Qwen2.5-1.5B: on one GPU in bfloat16, or in 4 bits where memory is short.
+# CoLA with LoRA on Qwen2.5-1.5B: on one GPU in bfloat16, or in 4 bits if memory is short.
 #
 #   examples/train_cola_qwen.sh
 #   examples/train_cola_qwen.sh nf4

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tunes BERT on GLUE tasks, one run each; finished runs are not repeated.
+# Fine-tune BERT on GLUE tasks, one run each; finished runs are not repeated.
 #
 #   examples/train_glue.sh                          all nine tasks, full fine-tuning
 #   examples/train_glue.sh "mrpc rte" peft.method=lora training.learning_rate=3e-4

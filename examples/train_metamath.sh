@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tunes on MetaMathQA and scores the run on GSM8K; a finished run is not repeated.
+# Fine-tune on MetaMathQA and score the run on GSM8K; a finished run is not repeated.
 #
 #   examples/train_metamath.sh                                       Llama-2-7B as in configs/metamath_qa.yaml
 #   examples/train_metamath.sh model.quantization=nf4 dataset.max_train_samples=40000

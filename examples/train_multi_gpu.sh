@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains one run on all GPUs of this machine. What each way costs and cannot do: docs/distributed.md.
+# Train one run on all GPUs of this machine. Costs and limits of each strategy: docs/distributed.md.
 #
 #   examples/train_multi_gpu.sh configs/glue_mrpc.yaml                        DDP: every GPU holds the whole model
 #   examples/train_multi_gpu.sh configs/metamath_qa.yaml fsdp2 training.bf16=true evaluation.at_end=false
 #   examples/train_multi_gpu.sh configs/metamath_qa.yaml zero3 training.bf16=true evaluation.at_end=false
 #   NUM_GPUS=2 examples/train_multi_gpu.sh configs/glue_mrpc.yaml ddp training.global_batch_size=64
 #
-# The second word is a file of configs/accelerate/. A global batch keeps the run the same on any number of GPUs.
+# The second argument is a file of configs/accelerate/. A global batch size keeps the run the same on any number of GPUs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

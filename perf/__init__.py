@@ -1,1 +1,1 @@
-"""Benchmark scripts that print figures; they are not tests."""
+"""Benchmark scripts that print measurements; they are not tests."""

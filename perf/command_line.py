@@ -1,4 +1,4 @@
-"""The options that every comparison of training speed takes."""
+"""Command-line options shared by all comparisons of training speed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def make_parser(description: str | None, steps: int = 12, batch: int = 8) -> argparse.ArgumentParser:
-    """Return a parser that takes a file of rows, a tokenizer, and the numbers of steps and of rows in a batch."""
+    """Return a parser for a file of rows, a tokenizer, and the numbers of steps and of rows per batch."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", required=True, help="jsonl or JSON file, with the columns shown above")
     parser.add_argument("--tokenizer", required=True, help="a folder or hub name")

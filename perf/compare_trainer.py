@@ -1,11 +1,11 @@
-r"""Compare train.py with a plain transformers.Trainer script that classifies: losses step by step, score, and speed.
+r"""Compare train.py with a plain transformers.Trainer script for classification: losses per step, score, and speed.
 
-All kinds (perf/plain_classifier.py) train on the same rows by the same hyper-parameters from the same head and seed;
-with --losses all train on one order of rows, without dropout, in float32, and the first losses must agree. Without it
-they take turns, each run a process of its own, and medians are printed: seconds of training, of a step and of the
-evaluation behind it, rows a second, CPU seconds of training, and peak resident memory up to its end.
-A shape instead of a model has random weights: it tells the speed, and no score. With --steps so many steps of the
-whole set's order are timed, without the first, on which ours has the longest rows; else whole epochs are.
+All kinds (perf/plain_classifier.py) train on the same rows with the same hyper-parameters, initial head and seed.
+With --losses all use one row order, without dropout, in float32, and the first losses must agree. Without it they
+alternate, each run in its own process, and medians are printed: seconds of training, per step and of the final
+evaluation, rows per second, CPU seconds of training, and peak resident memory up to its end.
+A shape instead of a model has random weights: it shows the speed, but no score. With --steps that many steps in the
+dataset's order are timed, except the first, which has our longest rows; otherwise whole epochs are.
 
   python perf/compare_trainer.py --model FOLDER --data $LORA_NS_REAL_DATA/glue --subset mrpc --losses
   python perf/compare_trainer.py --shape bert-base --tokenizer $LORA_NS_REAL_DATA/tokenizers/bert-base-uncased \
@@ -128,20 +128,20 @@ def _run(command: list[str], what: str) -> str:
 
 
 def _write_shape(options: argparse.Namespace, folder: Path) -> Path:
-    """Write a checkpoint of random weights, always the same."""
+    """Save a checkpoint of random weights, the same each time."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     tokenizer = BertTokenizerFast.from_pretrained(
         options.tokenizer, trust_remote_code=False
-    )  # names its special tokens
+    )  # defines its special tokens
     width, layers, heads = SHAPES[options.shape]
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
         intermediate_size=4 * width,
     )  # fmt: skip
-    BertModel(config).save_pretrained(folder)  # its pooler too, as the hub's checkpoints have it
+    BertModel(config).save_pretrained(folder)  # including the pooler, as in the hub's checkpoints
     tokenizer.save_pretrained(folder)
     return folder
 

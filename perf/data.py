@@ -1,7 +1,7 @@
 """Measure reading and encoding many rows: seconds, peak memory, and seconds of a second start.
 
-Rows are made of those of a file, numbered so that none is like another, and written as a dataset of the wanted size.
-Each start is a process of its own, as train.py's is; the second finds the first one's cache.
+Rows are made from those of a file, numbered so that all differ, and written as a dataset of the given size. Each start
+is a separate process, like train.py; the second start finds the first one's cache.
 
   python perf/data.py --rows ../shared/data/gsm8k/train.jsonl --tokenizer ../shared/data/tokenizers/gpt2
   python perf/data.py --task SEQ_CLS --rows ROWS.jsonl --tokenizer FOLDER --count 1000000
@@ -28,7 +28,7 @@ from perf.processes import give_result, run_process
 
 
 def main() -> None:
-    """Write the rows, start twice, print one JSON object."""
+    """Write the rows, start twice, and print one JSON object."""
     options = _parse()
     if options.config:
         give_result(_prepare(options.config))
@@ -98,7 +98,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rows", help="jsonl with the columns question and answer")
     parser.add_argument("--tokenizer", help="a folder")
     parser.add_argument("--count", type=int, default=395_000)
-    parser.add_argument("--characters", type=int, default=60, help="of a classified text")
+    parser.add_argument("--characters", type=int, default=60, help="characters per classified text")
     parser.add_argument("--config", help=argparse.SUPPRESS)
     return parser.parse_args()
 

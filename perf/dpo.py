@@ -1,9 +1,9 @@
 """Measure preference tuning: pairs per second and peak memory of our DPO and of TRL's DPOTrainer.
 
-Both train LoRA on all linear layers of a Llama shape of 26 M parameters besides the embeddings' with random weights,
-float32, on the same pairs (a JSON list with conversations, chosen and rejected) in the same order. Each run is a
-process of its own; they take turns, and medians are printed with the losses, which must agree. `padded` pads batches,
-`precomputed` takes the reference from before training.
+Both train LoRA on all linear layers of a Llama shape with random weights and 26 M parameters besides the embeddings,
+in float32, on the same pairs (a JSON list with conversations, chosen and rejected) in the same order. Each run is a
+separate process; they alternate, and medians are printed with the losses, which must agree. `padded` pads batches,
+`precomputed` computes the reference's log-probabilities before training.
 
 DATA is the folder of real rows (LORA_NS_REAL_DATA):
 
@@ -64,10 +64,10 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     times: list[float] = []
 
     class Clock(TrainerCallback):
-        """Reads the clock after every step."""
+        """Read the clock after every step."""
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            """Note the time."""
+            """Record the time."""
             times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _encode(options: argparse.Namespace, tokenizer: Any) -> list[tuple[list[int], list[int], list[int]]]:
-    """Encode prompts with their two answers, in the order in which every kind takes them."""
+    """Encode prompts with their two answers, in the order in which every kind trains on them."""
     rows = json.loads(Path(options.rows).read_text("utf-8"))[: options.steps * options.batch]
     encoded = []
     for row in rows:
@@ -122,7 +122,9 @@ def _build(options: argparse.Namespace, rows: list[Any], tokenizer: Any, folder:
         model=model, section=DpoSection(), args=TrainingArguments(**shared), train_dataset=pairs,
         data_collator=PreferenceCollator(tokenizer.pad_token_id, padding_free=options.kind != "padded"),
     )  # fmt: skip
-    if options.kind == "precomputed":  # what the reference gives is not timed: it is computed once, before
+    if (
+        options.kind == "precomputed"
+    ):  # the reference's log-probabilities are not timed: they are computed once, before training
         found = []
         with trainer.as_start() as start:
             for row in pairs:

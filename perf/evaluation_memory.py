@@ -1,7 +1,7 @@
 """Measure the memory of a generative evaluation by number of rows: evaluate_model.py on the embedded base.
 
-Each number of rows is a process of its own; its resident peak is read from the system. Answers of four tokens, so that
-rows and not answers weigh.
+Each number of rows runs in its own process, whose peak resident memory is read from the system. Answers have four
+tokens, so that rows dominate the memory, not answers.
 
   python perf/evaluation_memory.py 1000 4000 16000
 """
@@ -23,7 +23,7 @@ BASE = ROOT / "examples" / "quickstart" / "base"
 
 
 def main() -> None:
-    """Evaluate sets of growing size and print one JSON object."""
+    """Evaluate datasets of growing size and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=int, nargs="+", help="numbers of rows")
     options = parser.parse_args()

@@ -1,8 +1,8 @@
 """Measure the speed of generation: continuous batching against static batches.
 
-Prompts are GSM8K's questions, with `--shots N` behind N examples of the training rows; greedy answers end with the
-model's end token or at `Question:`. Both kinds take turns in one process; CPU seconds, which other work on the machine
-does not change, and seconds are printed, with how many answers differ.
+Prompts are GSM8K's questions, with `--shots N` after N examples from the training rows; greedy answers end with the
+model's end token or at `Question:`. Both kinds alternate in one process; CPU seconds, which other work on the machine
+does not affect, and seconds are printed, with the number of answers that differ.
 
   python perf/generation.py --model merged/quickstart_sft --rows $LORA_NS_REAL_DATA/gsm8k --num 400 --shots 4
 """
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 def main() -> None:
-    """Measure both kinds in turn."""
+    """Measure both kinds, alternating."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", type=Path, required=True, help="a folder with train.jsonl and test.jsonl")
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--max_new_tokens", type=int, default=128)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--width", type=int, help="pad each MLP by zeros to so many neurons: more work")
+    parser.add_argument("--width", type=int, help="pad each MLP with zeros to this many neurons: more work")
     options = parser.parse_args()
 
     import torch

@@ -1,11 +1,11 @@
 """Measure fine-tuning on a GPU: tokens per second, model FLOPs utilization and peak memory, against other trainers.
 
-Model shapes with random weights, rows of random tokens of mixed lengths, of which a third is prompt. Every case is a
-process of its own. What does not fit is reported. One JSON is written, and a table printed for docs/performance.md.
+Model shapes with random weights, rows of random tokens of mixed lengths, a third of each prompt. Every case runs in its
+own process. What does not fit is reported. Writes one JSON file, and prints a table for docs/performance.md.
 
   python perf/gpu.py --output outputs/gpu.json
   python perf/gpu.py --shapes llama-3.2-1b --lengths 2048 --methods lora qst
-  python perf/gpu.py --small            # minutes on a CPU: shows that every case runs
+  python perf/gpu.py --small            # minutes on a CPU: checks that every case runs
   python perf/gpu.py --device cpu --shapes pair --tokens 2048 --steps 2 --kinds ours plain trl   # memory, two layers
 """
 
@@ -38,7 +38,7 @@ _WARM = 3
 
 
 def main() -> None:
-    """Run the cases, write one JSON, print the table."""
+    """Run the cases, write one JSON file, and print the table."""
     options = _parse()
     if options.case:
         give_result(_run_case(json.loads(options.case)))
@@ -66,7 +66,7 @@ def _list_cases(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _run_process(case: dict[str, Any]) -> dict[str, Any]:
-    """Run a case in a process of its own; one that fails says why instead of figures."""
+    """Run a case in its own process; if it fails, return the reason instead of figures."""
     words = [sys.executable, __file__, "--case", json.dumps(case)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     found = read_result(done.stdout)
@@ -81,7 +81,7 @@ def _run_process(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_case(case: dict[str, Any]) -> dict[str, Any]:
-    """Train a case for some steps; the first ones are not timed."""
+    """Train a case for some steps; the first steps are not timed."""
     from utils.core.logs import prepare_libraries
 
     if case["kind"] in ("ours", "packed"):  # as train.py does
@@ -95,10 +95,10 @@ def _run_case(case: dict[str, Any]) -> dict[str, Any]:
     on_gpu = case["device"] == "cuda"
 
     class Clock(TrainerCallback):
-        """Reads the clock after every step."""
+        """Read the clock after every step."""
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            """Note the time."""
+            """Record the time."""
             if on_gpu:
                 torch.cuda.synchronize()
             times.append(time.perf_counter())
@@ -126,7 +126,7 @@ def _run_case(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure_rate(device: str) -> float:
-    """Measure the operations a second of large products in bfloat16."""
+    """Measure the operations per second of large matrix products in bfloat16."""
     import torch
 
     from perf.limit import time_products
@@ -168,13 +168,13 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="outputs/gpu.json", metavar="FILE")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--small", action="store_true", help="one small shape on the CPU, two steps a case")
+    parser.add_argument("--small", action="store_true", help="one small shape on the CPU, two steps per case")
     parser.add_argument("--shapes", nargs="+", default=[*SHAPES][:4], choices=SHAPES)
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 2048, 8192])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--kinds", nargs="+", default=None, choices=KINDS)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--tokens", type=int, default=_TOKENS, help="of a step")
+    parser.add_argument("--tokens", type=int, default=_TOKENS, help="tokens per step")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.small:

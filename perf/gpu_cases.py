@@ -26,7 +26,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def make_rows(case: dict[str, Any]) -> tuple[Any, int]:
-    """Draw rows of a quarter of the length to all of it, a third of them prompt; the rows of a step."""
+    """Draw rows of a quarter of the length up to all of it, a third of each prompt; return the rows of a step."""
     import torch
     from datasets import Dataset
 
@@ -125,7 +125,7 @@ def build_trainer(case: dict[str, Any], rows: Any, batch: int, folder: str) -> A
 
 
 def _build_dpo(case: dict[str, Any], model: Any, rows: Any, shared: dict[str, Any]) -> Any:
-    """Make pairs of which the rejected answer is the chosen one reversed."""
+    """Make pairs whose rejected answer is the chosen one reversed."""
     from datasets import Dataset
     from transformers import TrainingArguments
     from trl import DPOConfig, DPOTrainer
@@ -162,7 +162,7 @@ def _build_dpo(case: dict[str, Any], model: Any, rows: Any, shared: dict[str, An
 
 
 def _tokenizer(case: dict[str, Any]) -> Any:
-    """Make a tokenizer that trainers ask for and that encodes nothing here."""
+    """Make a tokenizer for trainers that require one; it encodes nothing here."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

@@ -1,10 +1,10 @@
 """Measure inference.py: rows and tokens per second against plain transformers, and memory by number of rows.
 
 Generation: greedy answers to the same prompts by model.generate one by one, by transformers' text-generation pipeline
-at batch 16 and by inference.py from a file to a file. Classification: the same rows by the text-classification
-pipeline, one at a time (its default) and at batch 16, and by inference.py. Each run is a process of its own; they take
-turns, and medians are printed with how many answers are the same. Loading is not timed; reading, encoding, decoding and
-writing are. Weights are computed in float32, so that padding rounds no answer away.
+at batch 16, and by inference.py from file to file. Classification: the same rows by the text-classification pipeline,
+one at a time (its default) and at batch 16, and by inference.py. Each run is a separate process; they alternate, and
+medians are printed with the number of equal answers. Loading is not timed; reading, encoding, decoding and writing are.
+Computation is in float32, so that padding changes no answer by rounding.
 
 DATA is the folder of real rows (LORA_NS_REAL_DATA):
 
@@ -42,7 +42,7 @@ Result = dict[str, Any]
 
 
 def main() -> None:
-    """Run the kinds in turn and print what was measured."""
+    """Run the kinds, alternating, and print the measurements."""
     options = _parse()
     if options.kind:
         give_result(_run_kind(options))
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _compare(options: argparse.Namespace) -> Result:
-    """Prepare model and rows, run every kind in turn, and set them beside ours."""
+    """Prepare model and rows, run all kinds alternating, and compare them with ours."""
     task = "generate" if options.generate else "classify"
     texts = _prepare(options, task)
     kinds = KINDS[task]
@@ -81,14 +81,14 @@ def _compare(options: argparse.Namespace) -> Result:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Compare two answers: texts, or a label with its probability."""
+    """Return whether two answers agree: texts, or a label with its probability."""
     if isinstance(one, str):
         return bool(one == other)
     return bool(one[0] == other[0] and abs(one[1] - other[1]) < 1e-5)
 
 
 def _prepare(options: argparse.Namespace, task: str) -> Rows:
-    """Write the rows and a float32 copy of the model, with a drawn head where it is to classify."""
+    """Write the rows and a float32 copy of the model, with a random head for classification."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -132,7 +132,7 @@ def _run_kind(options: argparse.Namespace) -> Result:
 
 
 def _run_ours(options: argparse.Namespace, folder: Path) -> Result:
-    """Run inference.py on a file; it takes its own time, from the first row read to the file written."""
+    """Run inference.py on a file, timed by itself from the first row read to the file written."""
     words = ["--output_file", str(folder / "out.jsonl")]
     words += ["--max_new_tokens", str(options.max_new_tokens)] if options.generate else []
     words += ["--batch_size", str(options.batch_size)] if options.generate and options.batch_size else []
@@ -152,7 +152,7 @@ def _call_inference(folder: Path, *words: str) -> Result:
     from utils.core.logs import prepare_libraries
 
     prepare_libraries()
-    script = import_module("inference")  # this file has the same name
+    script = import_module("inference")  # this file has the same name as the command
     given = ["--model", str(folder / "model"), "--input_file", str(folder / "rows.jsonl"), "--json", *words]
     answer: Result = script.main(script.build().parse_args(given))
     return answer
@@ -217,7 +217,7 @@ def _open_class_pipeline(options: argparse.Namespace) -> Callable[[Rows], Result
 
 
 def _measure_memory(options: argparse.Namespace) -> Result:
-    """Classify more and more short rows with a tiny random model; return peak resident memory."""
+    """Classify increasing numbers of short rows with a tiny random model; return peak resident memory."""
     _make_tiny(Path(options.folder) / "model")
     answer: Result = {"threads": os.environ.get("OMP_NUM_THREADS", "all")}
     for number in options.memory:
@@ -260,11 +260,11 @@ def _parse() -> argparse.Namespace:
     what.add_argument("--classify", metavar="FILE", help="parquet with a column sentence")
     what.add_argument("--memory", nargs="+", type=int, metavar="ROWS", help="numbers of rows")
     parser.add_argument("--model", help="a folder or hub name: a language model, or an encoder")
-    parser.add_argument("--rows", type=int, default=None, help="the first so many rows; default: all")
+    parser.add_argument("--rows", type=int, default=None, help="use only the first rows; default: all")
     parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--batch_size", type=int, default=None, help="of inference.py; default: its own")
+    parser.add_argument("--batch_size", type=int, default=None, help="batch size of inference.py; default: its own")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="one line")
+    parser.add_argument("--json", action="store_true", help="print JSON in one line")
     parser.add_argument("--kind", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()

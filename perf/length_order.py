@@ -1,8 +1,8 @@
-"""Compare batches of rows of like length with batches as they are drawn: losses of held-out rows, over seeds.
+"""Compare batches of rows of similar length with randomly drawn batches: held-out loss over seeds.
 
-The same runs in both orders, each seed once in either, by one suite; printed is a table: at each evaluation the loss of
-both orders as mean and standard deviation over seeds, and the mean of the differences by seed with its 95 % interval
-(Student's t). Below it stand the scores at the end and seconds of training, which mean little beside other jobs.
+The same runs in both orders with the same seeds, as one suite. Printed is a table: at each evaluation the loss of both
+orders as mean and standard deviation over seeds, and the mean of the paired differences with its 95 % interval
+(Student's t). Below it are the final scores and the seconds of training, which mean little on a busy machine.
 
   python perf/length_order.py
   python perf/length_order.py --model FOLDER --data $LORA_NS_REAL_DATA/glue --subset cola --epochs 2 --batch 32
@@ -64,7 +64,7 @@ def _describe_suite(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read(run: Path) -> dict[str, float]:
-    """Return the losses of the held-out rows by step, and the score and seconds of the run."""
+    """Return a run's held-out losses by step, its score and its seconds."""
     record = json.loads((run / "results.json").read_text("utf-8"))
     history = json.loads((run / "trainer_state.json").read_text("utf-8"))["log_history"]
     losses = {f"loss, step {log['step']}": log["eval_loss"] for log in history if "eval_loss" in log}
@@ -95,7 +95,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--points", type=int, default=8, help="evaluations of a run")
+    parser.add_argument("--points", type=int, default=8, help="evaluations per run")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     return parser.parse_args()
 

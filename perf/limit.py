@@ -1,8 +1,8 @@
 """Measure how close fine-tuning comes to the machine's limit: its matrix products at the model's own shapes.
 
-Every product of a step is known from the model's shapes, the step's tokens and its trained positions: forward, backward
-of activations, gradients of what is trained, the head. Each is timed by itself; their sum is the least that a step can
-take, and its share of the step's time is printed, with where the rest goes.
+Every product of a step follows from the model's shapes, the step's tokens and its trained positions: forward, backward
+of activations, gradients of trained parameters, the head. Each is timed separately; their sum is a lower bound for a
+step, whose share of the step's time is printed, with where the rest goes.
 
   python perf/limit.py --rows $LORA_NS_REAL_DATA/gsm8k/train.jsonl --tokenizer $LORA_NS_REAL_DATA/tokenizers/gpt2
   python perf/limit.py --rows FILE --tokenizer FOLDER --kinds ours packed bf16 --steps 12
@@ -42,10 +42,10 @@ def list_products(model: Any, tokens: int, targets: int, passes_gradient: bool =
     """Count the matrix products of one training step by shape.
 
     Args:
-        model: A causal language model with its adapter; quantized layers count by their unpacked sizes.
-        tokens: Tokens of the step, none of them padding.
+        model: A causal language model with its adapter; quantized layers count by their unquantized sizes.
+        tokens: Tokens of the step, without padding.
         targets: Positions that are trained on, which alone need the head.
-        passes_gradient: Whether gradients flow through the frozen layers; they do not in side tuning.
+        passes_gradient: Whether gradients flow through the frozen layers, as they do except in side tuning.
     """
     counts: Counter[Product] = Counter()
     head = model.get_output_embeddings()
@@ -67,7 +67,7 @@ def count_operations(products: Counter[Product]) -> int:
 
 
 def time_products(products: Counter[Product], dtype: Any, device: str = "cpu") -> float:
-    """Measure the seconds that the products take alone, each the median of several."""
+    """Measure the seconds that the products take alone, each as the median of several runs."""
     return sum(times * _time_product(product, dtype, device) for product, times in products.items())
 
 
@@ -76,7 +76,7 @@ def _time_product(product: Product, dtype: Any, device: str) -> float:
 
     rows, inner, outer = product
     left = torch.randn(rows, inner, dtype=dtype, device=device)
-    right = torch.randn(outer, inner, dtype=dtype, device=device).t()  # as a layer's weight lies
+    right = torch.randn(outer, inner, dtype=dtype, device=device).t()  # in the layout of a layer's weight
     place = torch.empty(rows, outer, dtype=dtype, device=device)
     seconds = []
     for _ in range(_REPEATS):
@@ -95,7 +95,7 @@ def _now(device: str) -> float:
 
 
 def main() -> None:
-    """Print for each kind its tokens a second, the limit's, the share, and where the time goes."""
+    """Print each kind's tokens per second, the limit, the ratio, and where the time goes."""
     from utils.core.logs import prepare_libraries
 
     options = _parse()
@@ -118,7 +118,7 @@ def _measure(kind: str, options: argparse.Namespace) -> None:
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
 
     class Clock(TrainerCallback):
-        """Reads the clock after every step; the last one is profiled and not timed."""
+        """Read the clock after every step; the last step is profiled and not timed."""
 
         def on_step_begin(self, args: Any, state: Any, *_: Any, **kwargs: Any) -> None:
             """Profile the last step."""
@@ -126,7 +126,7 @@ def _measure(kind: str, options: argparse.Namespace) -> None:
                 profiler.start()
 
         def on_step_end(self, args: Any, state: Any, *_: Any, **kwargs: Any) -> None:
-            """Note the time."""
+            """Record the time."""
             times.append(time.perf_counter())
             if state.global_step == state.max_steps:
                 profiler.stop()

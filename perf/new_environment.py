@@ -1,7 +1,7 @@
 """Measure an installation without a clone: the wheel, a new environment, and each command in an empty folder.
 
-Every library is downloaded, or taken from pip's cache where it is there. `--constraints constraints.txt` takes the
-tested versions; without an NVIDIA GPU `--pip_args` chooses torch's CPU build (INSTALL.md). One line for each step.
+Libraries are downloaded, or taken from pip's cache. `--constraints constraints.txt` installs the tested versions;
+without an NVIDIA GPU `--pip_args` selects torch's CPU build (INSTALL.md). Prints one line per step.
 
   python perf/new_environment.py --constraints constraints.txt
 """
@@ -30,10 +30,10 @@ STEPS = (
 
 
 def main() -> None:
-    """Build, install and run; a step that fails ends it with what it said."""
+    """Build, install and run; a failing step ends the measurement with its output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--constraints", metavar="FILE", help="versions to install")
-    parser.add_argument("--pip_args", default="", metavar="ARGS", help="more words for pip install")
+    parser.add_argument("--pip_args", default="", metavar="ARGS", help="additional arguments for pip install")
     options = parser.parse_args()
     more = shlex.split(options.pip_args)
     more += ["-c", str(Path(options.constraints).resolve())] if options.constraints else []

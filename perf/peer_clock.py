@@ -1,4 +1,4 @@
-"""Runs a program that trains by transformers' Trainer, and prints a line with the step's real tokens after every step.
+"""Run a program that trains with transformers' Trainer, and print the real tokens of every step after the step.
 
 python perf/peer_clock.py train.py --config x.yaml        # or a module: swift.cli.sft ...
 """
@@ -17,7 +17,7 @@ _TRAINER = "transformers.trainer"
 
 
 def main() -> None:
-    """Run the program as if it had been started by itself."""
+    """Run the program as if it had been started directly."""
     sys.meta_path.insert(0, _ClockFinder())
     target, sys.argv = sys.argv[1], sys.argv[1:]
     if target.endswith(".py"):
@@ -29,10 +29,10 @@ def main() -> None:
 
 
 class _ClockFinder(MetaPathFinder):
-    """Adds the clock when the program itself imports the Trainer; an earlier import would change what is measured."""
+    """Adds the clock when the program itself imports the Trainer; an earlier import would distort the measurement."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """Find the Trainer's module and let it be given a clock once it is loaded; leave all others alone."""
+        """Wrap the loader of the Trainer's module to add the clock; ignore all other modules."""
         if fullname != _TRAINER:
             return None
         sys.meta_path.remove(self)

@@ -1,14 +1,15 @@
-r"""Measures other frameworks beside train.py, each by its own command: first step, real tokens a second, memory.
+r"""Measure other frameworks against train.py, each by its own command: first step, real tokens per second, memory.
 
 All fine-tune the 26 M Llama shape of perf/sft.py (random weights, float32) on the same rows, with columns question and
-answer: LoRA of rank 16 on all linear layers, batches of 8 rows cut at 512 tokens, only answers trained on, a constant
-learning rate. Each framework renders the rows with its own template, in an environment of its own, named by its Python:
+answer: LoRA of rank 16 on all linear layers, batches of 8 rows truncated to 512 tokens, only answers trained on, a
+constant learning rate. Each framework renders the rows with its own template, in its own environment, named by its
+Python:
 
   python perf/peers.py --rows GSM8K/train.jsonl --tokenizer gpt2 --peers ours trl \
       llamafactory=/envs/lf/bin/python ms-swift=/envs/swift/bin/python litgpt=/envs/litgpt/bin/python
 
-The frameworks take turns. The first step is timed from the command to the end of that step; tokens a second from there
-to the end of the last step. Memory is the largest resident size of the process.
+The frameworks alternate. The first step is timed from the start of the command to the end of that step; tokens per
+second from there to the end of the last step. Memory is the largest resident size of the process.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ torch.save(GPT(config).state_dict(), Path(sys.argv[1]) / "lit_model.pth")
 
 
 def main() -> None:
-    """Run the frameworks in turn and print a table with the commands."""
+    """Run the frameworks, alternating, and print a table with the commands."""
     options = _parse()
     peers = dict(each.split("=", 1) if "=" in each else (each, sys.executable) for each in options.peers)
     with tempfile.TemporaryDirectory() as temporary:
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def _write_inputs(folder: Path, options: argparse.Namespace, peers: dict[str, str]) -> None:
-    """Write the model with its tokenizer, and the rows in the forms that the frameworks read."""
+    """Write the model with its tokenizer, and the rows in the formats that the frameworks read."""
     from transformers import AutoTokenizer
 
     from perf.small_llama import build_small_llama
@@ -188,7 +189,7 @@ COMMANDS: dict[str, Callable[[Path, argparse.Namespace], list[str]]] = {
 
 
 def _run_peer(command: list[str], folder: Path) -> dict[str, float]:
-    """Run a command, note when its steps end, and read its memory."""
+    """Run a command, record when its steps end, and read its memory."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""}
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -218,7 +219,7 @@ def _run_peer(command: list[str], folder: Path) -> dict[str, float]:
 
 
 def _read_litgpt_tokens(folder: Path) -> list[int]:
-    """Read the real tokens of each step out of litgpt's log, where they are summed."""
+    """Parse the real tokens of each step from litgpt's log, which prints running totals."""
     path = max(folder.rglob("metrics.csv"), key=lambda each: each.stat().st_mtime)
     with path.open(encoding="utf-8") as file:
         sums = [int(float(row["tokens"])) for row in csv.DictReader(file) if row.get("tokens")]
@@ -239,7 +240,7 @@ def _print_table(runs: dict[str, list[dict[str, float]]]) -> None:
 def _parse() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--bf16", action="store_true", help="mixed precision, by all")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision for all frameworks")
     parser.add_argument("--peers", nargs="+", default=["ours", "trl"], metavar="NAME[=PYTHON]")
     options = parser.parse_args()
     if unknown := [each for each in options.peers if each.partition("=")[0] not in COMMANDS]:

@@ -1,7 +1,7 @@
-"""Train a classifier as a careful user's own script does: a plain transformers.Trainer, and peft's LoRA.
+"""Train a classifier as a careful user's own script would: a plain transformers.Trainer, and peft's LoRA.
 
 The kinds differ in their batches: `padded` pads to 128 tokens, as run_glue.py does by default; `dynamic` pads to the
-longest row of the batch; `grouped` does the same with the Trainer's own grouping by length.
+longest row of the batch; `grouped` also uses the Trainer's own grouping by length.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 class Clock(TrainerCallback):
-    """Log what training took, without the imports before it and the evaluation after it; train.py uses it too."""
+    """Log the cost of training, without imports before and evaluation after it; train.py uses it too."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
         self.start, self.start_cpu = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Record when the first step has ended."""
+        """Record when the first step ended."""
         if state.global_step == 1:
             self.first_s = time.perf_counter() - self.start
 
@@ -53,7 +53,7 @@ def read_history(history: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def count_steps(options: argparse.Namespace) -> int:
-    """Return the number of steps, -1 for whole epochs; steps of `padded` are all alike, so fewer are enough."""
+    """Return the number of steps, -1 for whole epochs; `padded` has fewer, since its steps are all alike."""
     if options.losses:
         return 50
     return max(3, options.steps // 5) if options.steps > 0 and options.kind == "padded" else int(options.steps)

@@ -1,9 +1,9 @@
 """Compare the memory that `train.py --plan` predicts with the peak resident memory of the run.
 
-Each shape has random weights and is trained for three steps on the CPU, in a process of its own. What Python, torch and
-the libraries take is measured once, by a run of the smallest model, and added to every plan. glibc keeps memory that
-was freed, up to half as much again where batches are large; with MALLOC_MMAP_THRESHOLD_ it gives large tensors back, so
-that what is measured are tensors. `--allocator` measures without it.
+Each shape has random weights and is trained for three steps on the CPU, in its own process. The memory of Python, torch
+and the libraries is measured once, by a run of the smallest model, and added to every plan. glibc keeps freed memory,
+up to half as much again with large batches; MALLOC_MMAP_THRESHOLD_ makes it return large tensors, so that only tensors
+are measured. `--allocator` measures without it.
 
   python perf/plan.py
 """

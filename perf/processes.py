@@ -23,13 +23,13 @@ def give_result(result: Any) -> None:
 
 
 def read_result(output: str) -> Any:
-    """Read the result out of what a process has printed; None where it gave none."""
+    """Parse the result from a process's output; return None if it printed none."""
     line = next((each for each in output.splitlines() if each.startswith(_MARK)), None)
     return None if line is None else json.loads(line.removeprefix(_MARK))
 
 
 def run_process(words: Sequence[str], environment: Mapping[str, str] | None = None) -> Any:
-    """Run a script by this Python and give its result; where it fails, this process ends with its last words."""
+    """Run a script by this Python and return its result; if it fails, exit with the end of its output."""
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
@@ -37,7 +37,7 @@ def run_process(words: Sequence[str], environment: Mapping[str, str] | None = No
 
 
 def run_in_turn(kinds: Sequence[str], repeat: int, unit: str) -> dict[str, list[dict[str, Any]]]:
-    """Run this script by `--kind` for each kind in turn, `repeat` times over, and say the `unit` value of each run."""
+    """Run this script by `--kind`, alternating the kinds, `repeat` times, and print the `unit` value of each run."""
     runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for kind in [*kinds] * repeat:
         runs[kind].append(run_process([*sys.argv, "--kind", kind]))

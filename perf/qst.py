@@ -1,8 +1,8 @@
 """Measure QST with and without its backbone cache against LoRA: seconds per step and epoch, and peak memory.
 
 A sequence classifier of the shape of Llama-3.2-1B with random weights; every kind has the same backbone, rows and
-optimizer. Steps and epochs of the kinds take turns in one process, and medians are printed; peak memory is that of
-processes of their own on a CPU, and CUDA's own count on a GPU.
+optimizer. Steps and epochs of the kinds alternate in one process, and medians are printed; peak memory is that of
+separate processes on a CPU, and CUDA's own count on a GPU.
 
   python perf/qst.py
   python perf/qst.py --json --autocast
@@ -59,17 +59,19 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--quantization", choices=["nf4", "int8"], help="of the backbone; default: none, bfloat16")
+    parser.add_argument(
+        "--quantization", choices=["nf4", "int8"], help="quantization of the backbone; default: none, bfloat16"
+    )
     parser.add_argument("--batch_size", type=int, default=2)
-    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
-    parser.add_argument("--steps", type=int, default=4, help="of an epoch")
-    parser.add_argument("--repeat", type=int, default=3, help="rounds in which the kinds take turns")
-    parser.add_argument("--layers", type=int, default=16, help="of the backbone; 16 is Llama-3.2-1B")
+    parser.add_argument("--length", type=int, default=128, help="tokens per row")
+    parser.add_argument("--steps", type=int, default=4, help="steps per epoch")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds in which the kinds alternate")
+    parser.add_argument("--layers", type=int, default=16, help="layers of the backbone; 16 is Llama-3.2-1B")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument(
         "--autocast", action="store_true", help="as with training.bf16; default: the backbone's bfloat16"
     )
-    parser.add_argument("--no-memory", action="store_true", help="measure no peak memory of processes")
+    parser.add_argument("--no-memory", action="store_true", help="skip the memory measurement")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -78,7 +80,7 @@ def _measure_times(options: argparse.Namespace) -> dict[str, Any]:
     models = _build_models(options)
     seconds: dict[str, list[float]] = {}
     peaks: dict[str, float] = {}
-    for turn in range(options.repeat + 1):  # the first turn warms up
+    for turn in range(options.repeat + 1):  # the first round warms up
         for kind, model in models.items():
             _reset_peak(options)
             times, epoch = _train_epoch(model, options, seed=turn if "cached" not in kind else 0)
@@ -98,7 +100,7 @@ def _measure_times(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compare(medians: dict[str, float]) -> dict[str, float]:
-    """Return the ratios; five epochs of the cached kind are one that stores and four that do not."""
+    """Return the ratios; five cached epochs are one that stores and four that do not."""
     ratios = {}
     qst, cached = medians.get("qst_epoch"), medians.get("qst_cached_epoch")
     for kind in ("lora", "lora_checkpointed"):
@@ -113,7 +115,7 @@ def _compare(medians: dict[str, float]) -> dict[str, float]:
 
 
 def _build_models(options: argparse.Namespace) -> dict[str, Any]:
-    """Build all kinds on one backbone: only what is trained exists more than once."""
+    """Build all kinds on one backbone, so that only trained parameters exist more than once."""
     base = _build_backbone(options)
     shared = {id(each): each for each in (*base.parameters(), *base.buffers())}
     return {kind: _attach(copy.deepcopy(base, dict(shared)), kind, options) for kind in options.kinds}
@@ -190,7 +192,7 @@ def _batches(options: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]
 
 
 def _train_epoch(model: Any, options: argparse.Namespace, seed: int) -> tuple[list[float], float]:
-    """Train an epoch; seconds of each step, and of all."""
+    """Train an epoch; return the seconds of each step and of the epoch."""
     import torch
 
     times = []
@@ -224,7 +226,7 @@ def _measure_peak(kind: str) -> float:
 
 
 def _measure_memory(options: argparse.Namespace) -> dict[str, float]:
-    """Return the peak of this process over three steps; that of the backbone alone is loaded and nothing else."""
+    """Return this process's peak over three steps; for the backbone alone, after loading."""
     import torch
 
     options.steps = 3
@@ -257,7 +259,7 @@ def _reset_peak(options: argparse.Namespace) -> None:
 
 
 def _read_peak(options: argparse.Namespace) -> float:
-    """Give CUDA's peak in GB; other kinds' trained parameters and optimizer states, a few MB, are in it."""
+    """Return CUDA's peak in GB, including a few MB of the other kinds' parameters and optimizer states."""
     import torch
 
     return torch.cuda.max_memory_allocated() / 2**30 if options.device == "cuda" else 0.0

@@ -1,7 +1,7 @@
 """Measure side tuning over seeds: seconds of training of each run without a cache, with one in memory, and on disk.
 
-One suite over one base and one set, each kind seed after seed. In memory a run computes the backbone's states once; on
-disk the first run does, and the runs of all other seeds read them. The scores of the three kinds must be the same.
+One suite on one base and dataset, seed after seed for each kind. In memory each run computes the backbone's states
+once; on disk the first run does, and the runs of all other seeds read them. The scores of the kinds must be equal.
 
   python perf/qst_seeds.py --model FOLDER --data $LORA_NS_REAL_DATA/glue --subset wnli
 """

@@ -1,9 +1,9 @@
 """Measure supervised fine-tuning: real tokens per second of ours, a plain transformers.Trainer and TRL's SFTTrainer.
 
-All train the same rows (columns question and answer) in the same order with the same seed and hyper-parameters: LoRA on
-all linear layers of a Llama shape with random weights, float32. Each run is a process of its own; they take turns, and
-medians are printed with the losses, which must agree. `packed` fills rows instead, so that a step holds about as many
-tokens. `bf16` is `packed` as training.bf16: true computes it.
+All train on the same rows (columns question and answer) in the same order with the same seed and hyper-parameters: LoRA
+on all linear layers of a Llama shape with random weights, float32. Each run is a separate process; they alternate, and
+medians are printed with the losses, which must agree. `packed` fills rows instead, so that a step has about as many
+tokens. `bf16` is `packed` with training.bf16: true.
 
   python perf/sft.py --rows $LORA_NS_REAL_DATA/gsm8k/train.jsonl --tokenizer $LORA_NS_REAL_DATA/tokenizers/gpt2
   python perf/sft.py --rows FILE --tokenizer FOLDER --steps 20 --repeat 5 --kinds plain ours packed
@@ -33,7 +33,7 @@ LENGTH = 512
 
 
 def main() -> None:
-    """Run the kinds in turn and print one JSON object."""
+    """Run the kinds, alternating, and print one JSON object."""
     options = _parse()
     if options.kind:
         give_result(_train(options))
@@ -80,7 +80,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def encode_rows(options: argparse.Namespace, tokenizer: Any) -> Any:
-    """Encode the rows that are trained on, in the order in which every kind takes them."""
+    """Encode the training rows, in the order in which every kind trains on them."""
     from datasets import Dataset
 
     lines = Path(options.rows).read_text("utf-8").splitlines()[: options.steps * options.batch]
@@ -135,14 +135,14 @@ def _add_clock(trainer: Any) -> Any:
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
-        """Reads the clock after every step."""
+        """Read the clock after every step."""
 
         start = (0.0, 0)
         seconds = 0.0
         tokens = 0
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Note what has passed since the first step."""
+            """Record tokens and seconds since the first step."""
             now = (time.perf_counter(), state.num_input_tokens_seen)
             if state.global_step == 1:
                 self.start = now

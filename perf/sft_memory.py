@@ -1,8 +1,8 @@
 """Measure the memory of one training step and one evaluation with a large vocabulary and a long row.
 
-The loss from whole logits (the model's own, as transformers.Trainer has it) against ours at trained positions, in
-processes of their own: the resident memory's peak during the step, above what stood before it. A Llama shape with
-random weights, LoRA on its linear layers, float32.
+The loss from full logits (the model's own, as in transformers.Trainer) against ours at trained positions, in separate
+processes: the peak of resident memory during the step, minus the memory before it. A Llama shape with random weights,
+LoRA on its linear layers, float32.
 
   python perf/sft_memory.py
   python perf/sft_memory.py --vocabulary 32000 --length 2048 --trained 0.3
@@ -25,7 +25,7 @@ from perf.processes import give_result, run_process
 
 
 def main() -> None:
-    """Run every kind in a process of its own and print one JSON object."""
+    """Run every kind in its own process and print one JSON object."""
     options = _parse()
     if options.kind:
         give_result(_measure(options))
@@ -69,7 +69,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Peak:
-    """The largest resident memory while it is open, above what stood when it was opened."""
+    """Context manager that measures peak resident memory relative to its start."""
 
     gib = 0.0
 
@@ -97,7 +97,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--length", type=int, default=4096)
-    parser.add_argument("--trained", type=float, default=1.0, help="share of the positions that are trained on")
+    parser.add_argument("--trained", type=float, default=1.0, help="fraction of positions that are trained on")
     parser.add_argument("--kind", choices=("whole", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=("training", "evaluation"), help=argparse.SUPPRESS)
     return parser.parse_args()

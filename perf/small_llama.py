@@ -1,4 +1,4 @@
-"""The model on which trainers are compared: a Llama shape with random weights and LoRA, and its training."""
+"""The model for comparing trainers: a Llama shape with random weights and LoRA, and its training arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def build_small_llama(vocabulary: int) -> Any:
-    """Build it in float32, always the same: eight layers of width 320, LoRA of rank 16 on all linear ones."""
+    """Build it in float32, the same each time: eight layers of width 320, LoRA of rank 16 on all linear layers."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -21,7 +21,7 @@ def build_small_llama(vocabulary: int) -> Any:
 
 
 def list_arguments(folder: str, batch: int) -> dict[str, Any]:
-    """List the arguments that all trainers are given: an epoch on the CPU in the rows' order, every step logged."""
+    """Return the arguments for all trainers: an epoch on the CPU in the rows' order, every step logged."""
     return {
         "output_dir": folder, "per_device_train_batch_size": batch, "num_train_epochs": 1, "logging_steps": 1,
         "learning_rate": 1e-4, "lr_scheduler_type": "constant", "use_cpu": True, "save_strategy": "no",

@@ -1,9 +1,9 @@
 """Measure a suite's overhead of starting a run: seconds from train.py's first line to the first training step.
 
-Beside it stand seconds a run from its process to its end, and of the whole suite, reports included, for each run.
+Also printed are the seconds per run from the start to the end of its process, and of the whole suite with reports.
 
-The same short runs on the embedded base, forked from one process that has imported the libraries and each as a process
-of its own (`--no_fork`); the suites take turns. A forked suite waits once for the imports: that is in its wall time.
+The same short runs on the embedded base, either forked from one process that has imported the libraries or each in its
+own process (`--no_fork`); the suites alternate. A forked suite waits once for the imports, included in its wall time.
 
   python perf/suite_start.py --runs 6 --repeat 3
 """
@@ -42,7 +42,7 @@ SUITE = {
 
 
 def main() -> None:
-    """Let the two kinds take turns and print one JSON object."""
+    """Run both kinds, alternating, and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=6)
     parser.add_argument("--repeat", type=int, default=3)
@@ -64,7 +64,7 @@ def _measure(runs: int, *words: str) -> dict[str, Any]:
 
 
 def _read(run: Path) -> tuple[float, float]:
-    """Return the seconds from a run's first line to its first step, and from its file, written first, to its end."""
+    """Return the seconds from a run's first line to its first step, and from its first file to its end."""
     start, end = (run.with_name(run.name + ending).stat().st_mtime for ending in (".yaml", ".state.json"))
     return json.loads((run / "results.json").read_text())["time"]["time_to_first_step_s"], end - start
 

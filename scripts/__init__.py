@@ -1,1 +1,1 @@
-"""Programs that maintain the repository's own documents."""
+"""Scripts that maintain the repository's own documents."""

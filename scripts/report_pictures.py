@@ -20,7 +20,7 @@ SIZE = "1100,1260"
 
 
 def main() -> None:
-    """Run the quickstart in a folder that is thrown away, keep its curves, and photograph its page's beginning."""
+    """Run the quickstart in a temporary folder, keep its curves, and take a screenshot of the top of its page."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "outputs", "quickstart")
         words = ["train.py", "--config", "configs/quickstart.yaml", f"training.output_dir={run}"]
@@ -32,7 +32,7 @@ def main() -> None:
         taken = Path(folder, "report.png")
         target = [f"--screenshot={taken}", f"--window-size={SIZE}", f"--user-data-dir={folder}/profile"]
         subprocess.run([browser, *FLAGS, *target, (run / "report.html").as_uri()], check=True, capture_output=True)
-        with Image.open(taken) as picture:  # as a photograph it is three times as large
+        with Image.open(taken) as picture:  # as a screenshot it is three times as large
             picture.convert("RGB").quantize(256, kmeans=2).save(PICTURES / "report.png", optimize=True)
 
 

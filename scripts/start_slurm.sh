@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Debian's Slurm and starts it on this machine as one node, as root; for tests of launchers, in a container.
+# Install Debian's Slurm and start it on this machine as one node, as root; for tests of launchers, in a container.
 #
 #   scripts/start_slurm.sh && sinfo
 set -euo pipefail

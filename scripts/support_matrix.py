@@ -1,9 +1,9 @@
 """Try every method on every family, with and without quantization, and write docs/support_matrix.md.
 
-Each cell is attached, trained, exported, and reloaded in a fresh process; what crashes is printed with its traceback.
+Each cell is attached, trained, exported, and reloaded in a new process; crashes are printed with their traceback.
 
   make matrix                                                             all of it
-  python scripts/support_matrix.py --family llama,bert --rows lora,qst    a part; printed, docs are left alone
+  python scripts/support_matrix.py --family llama,bert --rows lora,qst    a part; printed, without changing the docs
   python scripts/support_matrix.py --json matrix.json                     with every cell's result
 """
 
@@ -27,7 +27,7 @@ DOCUMENT = ROOT / "docs" / "support_matrix.md"
 
 
 def main() -> int:
-    """Try the cells, print crashes, write the document; 1 where a cell crashed."""
+    """Try the cells, print crashes, and write the document; return 1 if a cell crashed."""
     options = _parse()
     wanted = options.rows.split(",") if options.rows else None
     rows = [row for row in list_rows() if wanted is None or row.title in wanted]
@@ -54,11 +54,11 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="support_matrix.py", description="Write docs/support_matrix.md.")
-    parser.add_argument("--family", help=f"some of {','.join(TITLES)}")
-    parser.add_argument("--quantization", help=f"some of {','.join(QUANTIZATIONS)}")
-    parser.add_argument("--rows", help="some rows by their titles, with commas between")
+    parser.add_argument("--family", help=f"comma-separated families of {','.join(TITLES)}")
+    parser.add_argument("--quantization", help=f"comma-separated, of {','.join(QUANTIZATIONS)}")
+    parser.add_argument("--rows", help="comma-separated titles of rows")
     parser.add_argument("--jobs", type=int, default=2, help="processes at the same time (2)")
-    parser.add_argument("--json", metavar="FILE", help="write every cell's result")
+    parser.add_argument("--json", metavar="FILE", help="write every cell's result to a file")
     parser.add_argument("--half", choices=("train", "reload"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -23,7 +23,7 @@ WIDTH = 104
 
 
 def main() -> None:
-    """Run the quickstart in a folder that is thrown away, and draw what it said last."""
+    """Run the quickstart in a temporary folder, and draw the end of its terminal output."""
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, *COMMAND.split()[1:], f"training.output_dir={folder}/outputs/quickstart"]
         environment = {**os.environ, "COLUMNS": str(WIDTH)}

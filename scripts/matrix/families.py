@@ -1,4 +1,4 @@
-"""Tiny random models of many families: a configuration, a tokenizer, and both saved as a base."""
+"""Tiny random models of many families: configuration and tokenizer, saved together as a base."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _OWN: dict[str, tuple[str, dict[str, Any]]] = {
             "norm_rel_ebd": "layer_norm",
             "position_biased_input": False,
         },
-    ),  # as DeBERTa-v3
+    ),  # like DeBERTa-v3
     "modernbert": ("ModernBertConfig", {"cls_token_id": 3, "sep_token_id": 4, "local_attention": 2 * WINDOW}),
 }
 _NAMES = {
@@ -69,11 +69,11 @@ _NAMES = {
     "opt": {"intermediate_size": "ffn_dim"},
 }  # fmt: skip
 _SPECIAL = ("<pad>", "<s>", "</s>", "[CLS]", "[SEP]", "<unk>", "[MASK]")
-_BYTES = ("qwen2", "qwen3")  # transformers rebuilds their tokenizers and takes no other sort
+_BYTES = ("qwen2", "qwen3")  # transformers rebuilds their tokenizers and accepts no other type
 
 
 def build_family_config(family: str, **changes: Any) -> Any:
-    """Build a family's configuration: three layers of width 32, changed by keywords under their usual names."""
+    """Build a family's configuration: three layers of width 32, overridden by keywords in their usual names."""
     import transformers
 
     kind, own = _OWN[family]
@@ -83,7 +83,7 @@ def build_family_config(family: str, **changes: Any) -> Any:
 
 
 def build_family_tokenizer(family: str) -> Any:
-    """Build a tokenizer: words `w0` to `w56` for most families, bytes for Qwen; encoders read [CLS] .. [SEP]."""
+    """Build a tokenizer: words `w0` to `w56` for most families, bytes for Qwen; encoders add [CLS] .. [SEP]."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -108,13 +108,13 @@ def build_family_tokenizer(family: str) -> Any:
 
 
 def save_family_base(family: str, folder: Path) -> Path:
-    """Save a family's random base, the same at every call, with its tokenizer.
+    """Save a family's random base, the same on every call, with its tokenizer.
 
     Its weights are large enough for a wrong row, position or layer to show in the logits.
 
     Args:
         family: A name of `TITLES`.
-        folder: Is made.
+        folder: Output folder, created if missing.
     """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM

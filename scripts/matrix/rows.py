@@ -30,7 +30,7 @@ INIT_FAMILIES = ("llama", "bert")
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the matrix: a method, perhaps with keys of its own."""
+    """One row of the matrix: a method, optionally with extra settings."""
 
     title: str
     method: str
@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination that is tried."""
+    """One combination to try."""
 
     row: Row
     task: str
@@ -49,7 +49,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A name that is also a folder's."""
+        """The cell's name, also of its folder."""
         return f"{self.row.title}--{self.task}--{self.family}--{self.quantization}".replace(" ", "_")
 
 
@@ -67,6 +67,6 @@ def list_rows() -> list[Row]:
 
 
 def list_cells(rows: list[Row], family: str, quantization: str) -> list[Cell]:
-    """List what is tried on one family with one quantization; an encoder has no language model."""
+    """List the combinations of one family and one quantization; encoders have no language model."""
     tasks = TASKS if family in DECODERS else TASKS[:1]
     return [Cell(row, task, family, quantization) for row in rows if family in row.families for task in tasks]

@@ -27,9 +27,9 @@ def run_matrix(rows: list[Row], units: list[tuple[str, str]], jobs: int, report:
 
     Args:
         rows: The methods.
-        units: Family and quantization, each a pair of processes.
-        jobs: Pairs at the same time.
-        report: Is given each result.
+        units: Family and quantization, each run by a pair of processes.
+        jobs: Number of pairs at the same time.
+        report: Called with each result.
     """
     with ThreadPoolExecutor(jobs) as pool:
         for results in pool.map(lambda unit: _run_unit(rows, *unit), units):
@@ -38,7 +38,7 @@ def run_matrix(rows: list[Row], units: list[tuple[str, str]], jobs: int, report:
 
 
 def run_half(half: str, rows: list[Row], family: str, quantization: str, folder: Path) -> None:
-    """Run one half of a unit in this process: `train` or `reload`; results go to standard output, a line each."""
+    """Run one half of a unit in this process: `train` or `reload`; write one result per line to standard output."""
     cells = list_cells(rows, family, quantization)
     if half == "train":
         prepare_folder(family, folder)
@@ -63,7 +63,7 @@ def _run_unit(rows: list[Row], family: str, quantization: str) -> list[Result]:
 
 
 def _run_process(half: str, rows: list[Row], cell: Cell, folder: Path) -> list[Result]:
-    """Run one half in a process of its own; what it says on standard error is kept beside the cells."""
+    """Run one half in its own process; its standard error is saved beside the cells."""
     titles = ",".join(row.title for row in rows)
     command = [sys.executable, str(ROOT / "scripts" / "support_matrix.py"), "--half", half, "--folder", str(folder)]
     command += ["--family", cell.family, "--quantization", cell.quantization, "--rows", titles]
@@ -82,7 +82,7 @@ def _run_process(half: str, rows: list[Row], cell: Cell, folder: Path) -> list[R
 
 
 def _find_lost(cells: list[Cell], found: Iterable[Result], folder: Path) -> list[Result]:
-    """Count as a crash what has no result: its process died, or took too long."""
+    """Count cells without a result as crashes: their process died or timed out."""
     known = {(each.row, each.task) for each in found}
     log = "".join(file.read_text("utf-8")[-1500:] for file in sorted(folder.glob("*.log")))
     return [

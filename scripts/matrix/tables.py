@@ -49,7 +49,7 @@ def write_json(results: Iterable[Result]) -> str:
 
 
 def shorten_reason(reason: str, method: str) -> str:
-    """Leave the method's name out where the table says it, so that methods share a footnote."""
+    """Remove the method's name where the table shows it, so that methods can share a footnote."""
     return reason.replace(f"not with peft.method: {method};", "not with this method;")
 
 
@@ -59,7 +59,7 @@ def find_versions() -> dict[str, str]:
 
 
 class _Notes:
-    """Numbers reasons in the order in which they are first met."""
+    """Numbers reasons in order of first use."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}

@@ -53,12 +53,12 @@ class Result:
 
 
 def train_cells(cells: list[Cell], folder: Path, report: Callable[[Result], None]) -> None:
-    """Attach, train three steps and save each cell; what has to be equal after reloading is put beside it.
+    """Attach, train three steps and save each cell, with what must be equal after reloading.
 
     Args:
         cells: Of one family and one quantization.
-        folder: Takes the base, the rows and a run's folder for each cell.
-        report: Is given each result that is final: refusals and crashes.
+        folder: For the base, the rows and a run folder per cell.
+        report: Called with each final result: refusals and crashes.
     """
     prepared: dict[str, Any] = {}
     _import_libraries()
@@ -68,7 +68,7 @@ def train_cells(cells: list[Cell], folder: Path, report: Callable[[Result], None
             result = _train(cell, folder, prepared)
         except LoraNsError as error:
             result = _refusal(cell, error, folder)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is what the matrix is there to find
+        except Exception as error:  # noqa: BLE001  any error is a finding of the matrix
             result = _crash(cell, error)
         if result is not None:
             result.seconds = round(time.monotonic() - started, 2)
@@ -76,12 +76,12 @@ def train_cells(cells: list[Cell], folder: Path, report: Callable[[Result], None
 
 
 def reload_cells(cells: list[Cell], folder: Path, report: Callable[[Result], None]) -> None:
-    """Load what was saved, in a process that has not trained it, and compare the logits.
+    """Load what was saved, in a process that did not train it, and compare the logits.
 
     Args:
-        cells: As in `train_cells`; those that were not saved are passed over.
+        cells: As in `train_cells`; cells that were not saved are skipped.
         folder: As in `train_cells`.
-        report: Is given each result.
+        report: Called with each result.
     """
     for cell in cells:
         run = folder / cell.name
@@ -89,7 +89,7 @@ def reload_cells(cells: list[Cell], folder: Path, report: Callable[[Result], Non
             continue
         try:
             result = _reload(cell, run)
-        except Exception as error:  # noqa: BLE001  a refusal, too, comes too late here
+        except Exception as error:  # noqa: BLE001  a refusal comes too late here, too
             result = _crash(cell, error)
         report(result)
 
@@ -133,7 +133,7 @@ def describe_run(cell: Cell, folder: Path) -> dict[str, Any]:
 
 
 def _import_libraries() -> None:
-    """Import what is large, and keep it out of the garbage collections that every training ends with (0.3 s each)."""
+    """Import large libraries, and exclude them from the garbage collection that ends every training (0.3 s each)."""
     import gc
 
     from peft import get_peft_model

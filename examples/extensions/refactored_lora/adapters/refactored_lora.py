@@ -1,14 +1,13 @@
-"""LoRA that is factored anew at every restart of the learning rate.
+"""LoRA that is refactored at every restart of the learning rate.
 
-During training A and B grow unevenly: a few directions of B A take most of its size, and factors of very different
-norms learn at very different speeds. At each restart B A is written as U S V^T, its SVD truncated to the rank r,
-and
+During training A and B grow unevenly: a few directions of B A hold most of its norm, and factors of very different
+norms learn at very different speeds. At each restart B A is written as U S V^T, its SVD truncated to the rank r, and
 
     A = sqrt(S / s) V^T        B = U sqrt(S / s)        lora_alpha = lora_alpha * s        with s the largest of S,
 
-so that what the layer computes stays the same, both factors are balanced and of norm 1 at most, and a layer's size is
-its alpha's. What the optimizer remembers of A and B belongs to the old factors and is set to zero; the warm-up of the
-schedule (training.lr_scheduler_type: restarts) makes the first steps after it small. Each layer's alpha is saved in
+so that the layer's output stays the same, both factors are balanced with norm at most 1, and a layer's scale is its
+alpha. The optimizer's states of A and B belong to the old factors and are reset to zero; the schedule's warm-up
+(training.lr_scheduler_type: restarts) keeps the first steps afterwards small. Each layer's alpha is saved in
 adapter_config.json as peft's alpha_pattern, so that plain peft loads the adapter.
 """
 
@@ -35,7 +34,7 @@ class Config(lora.Config):
 
 
 def training_hooks() -> TrainingHooks:
-    """Return the hooks: what is done at a restart, and the state to checkpoint."""
+    """Return the hooks: the action at a restart, and the state to checkpoint."""
     return _Hooks()
 
 
@@ -43,7 +42,7 @@ class _Hooks(TrainingHooks):
     keeps_state = True
 
     def on_learning_rate_restart(self, model: Any, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Factor every layer's update anew."""
+        """Refactor every layer's update."""
         for name, layer in _layers(model):
             factors = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
             if (size := refactor(*factors)) is not None:
@@ -61,15 +60,14 @@ class _Hooks(TrainingHooks):
 
 
 def refactor(a: torch.Tensor, b: torch.Tensor) -> float | None:
-    """Balance two factors in place so that their product is the same but for a scale.
+    """Balance two factors in place, keeping their product up to a scale.
 
     Args:
         a: Shape (r, in).
         b: Shape (out, r).
 
     Returns:
-        The scale by which the new product has to be multiplied to be the old one; None where the product is zero, and
-        nothing was changed.
+        The scale that turns the new product into the old one; None if the product is zero, and nothing was changed.
     """
     import torch
 
@@ -87,7 +85,7 @@ def refactor(a: torch.Tensor, b: torch.Tensor) -> float | None:
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """List the layers that LoRA changes by their names in the base, as peft's alpha_pattern has them."""
+    """Return the layers that LoRA adapts by their names in the base, as in peft's alpha_pattern."""
     for name, module in model.get_base_model().named_modules():
         if "default" in getattr(module, "lora_A", {}):
             yield name, module
