@@ -296,7 +296,7 @@ def test_plugins_with_wrong_signatures_or_results(
         ("metrics/near_number.py", "(prediction, reference):", "(prediction):",
          "near_number.py:12: TypeError: score_row is"),
         ("datasets/counting.py", "return InstructionSet", "InstructionSet",
-         "describe_instructions of counting returned None"),
+         "counting describes its rows by None; the function has to return InstructionSet(...)"),
         ("datasets/counting.py", "instructions(config):", "instructions():",
          "describe_instructions is called with (config)"),
     ],

@@ -236,7 +236,7 @@ def describe_classification(section: DatasetSection) -> ClassificationSet:
     Raises:
         ConfigError: The dataset, a user's own, returns something else.
     """
-    return _require(ClassificationSet, section, load_dataset_plugin(section.name).describe_classification)
+    return _require(ClassificationSet, section, load_dataset_plugin(section.name).describe_classification(section))
 
 
 def describe_instructions(section: DatasetSection) -> InstructionSet:
@@ -245,12 +245,12 @@ def describe_instructions(section: DatasetSection) -> InstructionSet:
     Raises:
         ConfigError: The dataset, a user's own, returns something else.
     """
-    return _require(InstructionSet, section, load_dataset_plugin(section.name).describe_instructions)
+    return _require(InstructionSet, section, load_dataset_plugin(section.name).describe_instructions(section))
 
 
-def _require(kind: type[_S], section: DatasetSection, describe: Callable[[Any], Any]) -> _S:
-    if not isinstance(found := describe(section), kind):
-        message = f"{describe.__name__} of {section.name} returned {found!r}; it has to return {kind.__name__}(...)"
+def _require(kind: type[_S], section: DatasetSection, found: Any) -> _S:
+    if not isinstance(found, kind):
+        message = f"{section.name} describes its rows by {found!r}; the function has to return {kind.__name__}(...)"
         raise ConfigError([Problem(message, "dataset.name")])
     return found
 

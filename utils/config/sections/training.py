@@ -147,7 +147,7 @@ class OwnTrainingSection(Section):
     """W&B settings of a run with report_to: wandb; run_name names the run."""
     callbacks: list[str] = []
     """Your own callbacks, `module:Class` each: subclasses of transformers.TrainerCallback, created without arguments,
-    from an installed package or the working directory. Their code is run."""
+    from an installed package, a folder of `extensions` or the working directory. Their code is run."""
     early_stopping_patience: int | None = Field(None, ge=1)
     """Stop after this many evaluations without an improvement of the best metric; null: never."""
     early_stopping_threshold: float = Field(0.0, ge=0)
