@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-# Read when the libraries are imported, so set before any test module is.
+# Read on import of the libraries, so set before any test module is imported.
 _CACHE = tempfile.TemporaryDirectory(prefix="lora_ns_tests_")
 os.environ["LORA_NS_CACHE"] = _CACHE.name
 os.environ["HF_DATASETS_CACHE"] = f"{_CACHE.name}/datasets"
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: a second thread costs more than it gives
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: a second thread costs more than it gains
 
 Rows = list[dict[str, Any]]
 

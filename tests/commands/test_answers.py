@@ -45,7 +45,7 @@ def test_several_metrics_with_intervals_and_groups(tmp_path: Path, capsys: pytes
     assert [each["scores"]["math_equivalence"] for each in records] == [1.0, 0.0, 1.0, 0.0]
     assert json.loads((tmp_path / "scored" / "results.json").read_text())["metrics"] == found["metrics"]
     again = score(tmp_path / "scored" / "predictions.jsonl", "--metric", "math_equivalence")
-    assert again["metrics"] == {"math_equivalence": 0.5}, "the columns of our own files are the defaults"
+    assert again["metrics"] == {"math_equivalence": 0.5}, "our own files' columns are the defaults"
 
 
 def test_rows_without_a_group_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

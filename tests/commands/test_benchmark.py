@@ -117,7 +117,7 @@ def test_a_crash_stops_no_other_run_and_finished_runs_are_kept(script: Script, m
     assert rows["bad", "lora"]["runs"][0]["status"] == "failed"
 
     before = (script.folder / "out/runs/good-lora-s42/results.json").stat()
-    code, answer, err = script(suite=CRASH)  # nothing is started: all is done, or failed before
+    code, answer, err = script(suite=CRASH)  # nothing is started: all runs are done or have failed before
     assert code == 1
     assert "good-lora-s42: done" in err
     assert "bad-lora-s42: failed  failed before; --retry tries it again" in err
@@ -127,7 +127,7 @@ def test_a_crash_stops_no_other_run_and_finished_runs_are_kept(script: Script, m
     assert [find_status(run) for run in plan_suite(read_suite("s.yaml")).runs] == ["done", "failed"]
     Path("s.yaml").write_text(CRASH.replace("nowhere", "sentence"))
     mended = [find_status(run) for run in plan_suite(read_suite("s.yaml")).runs]
-    assert mended == ["done", "to do"], "a mended run needs no --retry"
+    assert mended == ["done", "to do"], "a fixed run needs no --retry"
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_timeouts_and_retries(script: Script) -> None:
     code, answer, err = script("--retry", suite=slow)
     assert code == 1
     assert statuses(answer) == {"good-lora-s42": "timed out"}
-    assert err.count("timed out") >= 2, "it was tried twice"
+    assert err.count("timed out") >= 2, "it was attempted twice"
     assert "it is tried again" in err
     code, answer, err = script()
     assert "timed out before; --retry tries it again" in err

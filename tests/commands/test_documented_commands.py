@@ -114,7 +114,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("utils", "configs", "examples", *(f"{script}.py" for script in SCRIPTS)):
         (folder / name).symlink_to(ROOT / name)
     sft = "python train.py --config configs/quickstart_sft.yaml training.max_steps=40 peft.lora_r=4"
-    assert sft in RUN, "the run that others of the commands use is one that a page shows"
+    assert sft in RUN, "a page shows the run that other commands use"
     for words in (sft, f"{sft} training.output_dir=outputs/gsm8k"):
         _run(folder, words)
     _run(folder, "python train.py --config configs/quickstart.yaml training.report_to=none training.max_steps=20")

@@ -101,8 +101,8 @@ def test_a_killed_evaluation_goes_on(tmp_path):
     for row in (*answers[0], *answers[1]):
         row.pop("seconds")
     assert answers[0] == answers[1]
-    assert entry.result["metrics"]["em_flexible"] > 0.9, "the base writes sums in words"
-    assert entry.result["metrics"]["em_strict"] == 0, "and has never written ####"
+    assert entry.result["metrics"]["em_flexible"] > 0.9, "the base generates sums in words"
+    assert entry.result["metrics"]["em_strict"] == 0, "and never generates ####"
 
 
 def test_scoring_a_classifier_run(make_config, make_set, draw_rows, monkeypatch, capsys):

@@ -125,7 +125,7 @@ def test_code_of_a_run_folder_needs_consent(classifier: Path, lab: Path) -> None
         load_run(run)
     assert load_run(run, allow_extensions=True).predict(["good"]) == answers
     forget(lab)
-    (run / "final_model" / "README.md").unlink()  # as a version without cards left it
+    (run / "final_model" / "README.md").unlink()  # as left by a version without model cards
     with pytest.raises(ConfigError, match="the code in extensions/my_lab would run"):
         command("utils.runs.push", run, "me/run", "--dry-run")
     assert "my_lab" not in sys.modules
@@ -139,7 +139,7 @@ def test_changed_code_is_another_run(classifier: Path, lab: Path) -> None:
     assert load_run_config(classifier).fingerprint() != fingerprint
     with pytest.raises(UserError, match="its extensions have changed"):
         command("train", "--config", classifier)
-    assert not list(run.parent.glob("run_*")), "nothing was moved"
+    assert not list(run.parent.glob("run_*")), "nothing was renamed"
     other = Path(command("train", "--config", classifier, f"training.output_dir={run}_2", "seed=7")["output_dir"])
     forget(lab)
     compared = command("utils.runs.compare", run, other, "--allow_extensions", "--json")
@@ -239,7 +239,7 @@ def test_a_file_that_is_not_a_plugin_is_named(
     with pytest.raises(ConfigError) as caught:
         load_run_config(make_config.write("bert", extensions=["my_lab"]))
     assert sentence in str(caught.value)
-    assert "my_lab" not in sys.modules, "a second try begins anew"
+    assert "my_lab" not in sys.modules, "a second attempt starts over"
 
 
 @pytest.mark.parametrize(
@@ -348,4 +348,4 @@ def test_every_kind_of_plugin_has_its_example() -> None:
     text = (ROOT / "docs" / "extending.md").read_text("utf-8")
     shown = {Path(name).parent.relative_to("my_lab").as_posix().replace("/", ".") for name, _ in EXAMPLE.findall(text)}
     kinds = set(registry._MARKERS) - {"tasks", "benchmark.launchers"}
-    assert kinds <= shown, "a task has a test of its own, and a launcher a scheduler"
+    assert kinds <= shown, "tasks have their own test, and launchers need a scheduler"

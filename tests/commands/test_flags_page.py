@@ -60,7 +60,7 @@ def test_every_page_is_named_and_has_its_usual_flags() -> None:
         found = {row.flag for row in ROWS if row.page == page}
         assert flags <= found
         lines = (ROOT / page).read_text("utf-8").count("\n| `--")
-        assert lines == len([row for row in ROWS if row.page == page]), "a row that no test reads"
+        assert lines == len([row for row in ROWS if row.page == page]), "a row that no test parses"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{Path(row.config).stem}-{row.flag}" for row in ROWS])
@@ -84,7 +84,7 @@ def test_each_row_sets_what_it_states(row: Row) -> None:
         return
     assert found[key] == expected
     if row.flag != "use_lora":
-        assert before.get(key) != expected, "the row shows no change"
+        assert before.get(key) != expected, "the row changes nothing"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{Path(row.config).stem}-{row.flag}" for row in ROWS])

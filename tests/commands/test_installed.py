@@ -183,7 +183,7 @@ def test_dependencies_are_those_of_requirements_txt() -> None:
     required = [line for line in lines if line and not line.startswith("#")]
     assert sorted(each.replace("'", '"') for each in declared) == sorted(each.replace("'", '"') for each in required)
     named = {name for words in extras["all"] for name in re.findall(r"[a-z]+", words.partition("[")[2])}
-    assert named == set(extras) - {"all", "trackers", "docs"}, "trackers are many, and each takes one"
+    assert named == set(extras) - {"all", "trackers", "docs"}, "every user needs at most one tracker"
 
 
 def test_the_library_is_importable_by_its_installed_name() -> None:

@@ -85,7 +85,7 @@ def test_a_failed_verification_exits_with_1(run, tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert "error: the merged model is not the trained one" in told
     assert "Traceback" not in told
-    assert not (tmp_path / "out").exists(), "it was made for the model, of which nothing is left"
+    assert not (tmp_path / "out").exists(), "it was made for the model, which is gone"
 
 
 @pytest.fixture(scope="module")

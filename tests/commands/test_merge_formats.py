@@ -56,7 +56,7 @@ def test_a_gguf_has_a_modelfile_a_card_and_a_verification(run, tmp_path, capsys)
     card = (tmp_path / "it" / "README.md").read_text()
     assert "library_name: gguf" in card
     assert "llama-cli -m it-q8_0.gguf" in card
-    assert "model-index" not in card, "a loss is no score for the hub"
+    assert "model-index" not in card, "a loss is not a score for the hub"
     assert str(tmp_path) not in card
     pushed = command("utils.runs.push", tmp_path / "it", "me/it", "--dry-run")["pushed"]
     assert pushed["files"].keys() == {"it-q8_0.gguf", "Modelfile", "README.md"}
@@ -69,7 +69,7 @@ def test_a_merged_model_is_quantized_and_used_from_its_folder(kind, share, run, 
 
     if kind == "int8" and __version__.startswith("5.8."):
         pytest.skip("transformers 5.8 reads int8 weights back without their scales, and the proof refuses it")
-    if kind == "nf4":  # of a merged model, and of the run at once: the same
+    if kind == "nf4":  # from a merged model and directly from the run: the same
         command("merge_adapter", "--run", run, "--output", tmp_path / "merged")
     source = tmp_path / "merged" if kind == "nf4" else run
     report = command("merge_adapter", "--run", source, "--output", tmp_path / "it", "--quantize", kind)

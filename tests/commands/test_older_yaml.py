@@ -26,7 +26,7 @@ dataset: {name: %s}
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_each_file_is_read_as_its_first_line_states(file: Path) -> None:
     expected = re.match(r"# expect: (accepted|refused: (.*))", file.read_text("utf-8"))
-    assert expected, "the first line says nothing"
+    assert expected, "the first line states nothing"
     inspection = inspect_run_config(file)
     refused = {problem.path for problem in inspection.problems}
     assert refused == (set(expected[2].split(", ")) if expected[2] else set())

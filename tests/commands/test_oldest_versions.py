@@ -58,7 +58,7 @@ def test_the_bounds_are_full_versions() -> None:
 def test_the_oldest_libraries_pass(tmp_path: Path) -> None:
     python = os.environ.get("LORA_NS_OLDEST_PYTHON") or _make_environment(tmp_path / "env")
     words = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/commands", "tests/invariants"]
-    # Runs of this process leave the settings of trackers in its environment.
+    # Runs in this process leave trackers' settings in its environment.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "MLFLOW_"))}
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-3000:]

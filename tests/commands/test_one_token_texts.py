@@ -38,7 +38,7 @@ def _read_answers(told):
 
 def test_one_token_texts_of_a_language_model(make_config, make_set, tiny_base, tmp_path, capsys):
     base = tiny_base("gpt2")
-    rows = [{"text": word} for word in WORDS * 4]  # no validation rows: the commonest case
+    rows = [{"text": word} for word in WORDS * 4]  # no validation rows: the most common case
     config = make_config.write(
         "gpt2", make_set(train=rows), task_type="CAUSAL_LM", dataset__max_length=None, sft={"max_length": 16},
         generation={"max_new_tokens": 3}, training__max_steps=3, training__save_strategy="no",
@@ -49,7 +49,7 @@ def test_one_token_texts_of_a_language_model(make_config, make_set, tiny_base, t
     assert _open("train", "--config", config, "--preview", 3) == 0
     assert _open("train", "--config", config) == 0
     probes = [json.loads(line) for line in (run / "probe_rows.jsonl").read_text("utf-8").splitlines()]
-    assert [each["answer"] for each in probes] == WORDS * 4, "without validation rows, rows of training"
+    assert [each["answer"] for each in probes] == WORDS * 4, "training rows in place of missing validation rows"
     (run / "probe_rows.jsonl").unlink()
     assert _open("merge_adapter", "--run", run, "--output", merged) == 0, "one of the built-in texts is one token here"
     expected = [_answer_plainly(base, run / "final_model", word) for word in WORDS]

@@ -112,7 +112,7 @@ def compare(task: str, method: str, launch: str) -> float:
     """Train both ways and return the largest difference of a loss or metric."""
     together = train(LAUNCHES[launch], [*TASKS[task], *METHODS[method]], 8, f"{launch}-{task}-{method}")
     alone = train_alone(task, method)
-    assert together.said.count("Result") == 1, "only the main process speaks"
+    assert together.said.count("Result") == 1, "only the main process prints"
     assert "2 processes train, this one on cpu" in together.said
     assert len(together.losses) == len(alone.losses) == 6
     assert together.record["metrics"].keys() == alone.record["metrics"].keys()
@@ -174,7 +174,7 @@ def test_sharded_weights_are_saved_completely(task: str, method: str, tmp_path: 
     assert saved.keys() == expected.keys()
     for name, tensor in saved.items():
         assert tensor.shape == expected[name].shape
-        assert float((tensor - expected[name]).abs().max()) < 1e-3, name  # Adam's first steps magnify rounding
+        assert float((tensor - expected[name]).abs().max()) < 1e-3, name  # Adam's first steps amplify rounding
 
 
 @pytest.mark.slow

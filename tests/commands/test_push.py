@@ -68,14 +68,14 @@ def test_a_run_pushes_only_its_final_model(hub, tmp_path, caplog):
     folder = tmp_path / "run"
     with caplog.at_level(logging.INFO, "utils"):
         command("train", "--config", write(tmp_path, settings(folder, push_to_hub=True, hub_model_id="me/sums")))
-    assert hub.repos == {"me/sums": True}, "private unless said otherwise"
+    assert hub.repos == {"me/sums": True}, "private by default"
     pushed = hub.files["me/sums"]
     assert set(pushed) == FINAL
     written = {name: (folder / "final_model" / name).read_bytes() for name in FINAL - {"results.json"}}
     rewritten = [name for name in sorted(written) if pushed[name] != written[name]]
     assert rewritten == ["README.md", "adapter_config.json", "run.yaml"]
     for name, content in pushed.items():
-        assert str(ROOT).encode() not in content, f"{name}: the folders of this machine are nobody's business"
+        assert str(ROOT).encode() not in content, f"{name}: local folders must not be disclosed"
         assert str(tmp_path).encode() not in content, name
     assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == "./base"
     assert sum(asked.startswith("POST /api/models/me/sums/commit") for asked in hub.asked) == 1
@@ -122,7 +122,7 @@ def test_a_dry_run_lists_the_files_without_requests(hub, finished, caplog):
     assert list(answer["pushed"]["files"]) == ["README.md", "adapter_config.json", "results.json"]
     assert answer["pushed"]["withheld"].keys() == {"checkpoint-1/", "logs/"}
     assert "would push to the private repository me/sums:\n  README.md  " in caplog.text
-    assert finished() == {}, "nothing is pushed that was not asked for"
+    assert finished() == {}, "only requested files are pushed"
 
 
 def test_named_files_are_pushed_to_the_given_name_and_branch(hub, finished, caplog):
@@ -204,7 +204,7 @@ def test_a_pushed_model_is_read_back_and_answers_the_same(hub, pushed, tmp_path)
     rows = tmp_path / "sums.jsonl"
     rows.write_text(json.dumps({"question": "Tom has 4 apples and buys 3 more. How many?", "answer": "#### 7"}) + "\n")
     command("evaluate_model", "--run", "hub:me/sums", "--set", f"{rows}?name=gsm8k")
-    assert (tmp_path / "outputs" / "eval_hub_me_sums").is_dir(), "the hub's cache is no place for results"
+    assert (tmp_path / "outputs" / "eval_hub_me_sums").is_dir(), "results must not go into the hub's cache"
 
     command("utils.runs.push", tmp_path / "merged", "me/merged", "--public", "--revision", "v1")
     there = hub.files["me/merged@v1"]
@@ -343,7 +343,7 @@ PAGE, NOTHING, DEEP = b"<html>log in first</html>", b"null", b"[" * 100_000
 def test_unexpected_responses_of_a_hub_are_reported(asked, body, hub, monkeypatch, tmp_path):
     hub.repos["me/sums"], hub.files["me/sums"] = True, {"run.yaml": b"a: 1", "config.json": b"{}"}
     hub.instead = {asked: body}
-    if "resolve" in asked:  # files may hold anything: what reads them says so
+    if "resolve" in asked:  # files may hold anything; their readers report it
         with pytest.raises((UserError, ConfigError)):
             open_run("hub:me/sums")
         return

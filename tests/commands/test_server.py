@@ -36,7 +36,7 @@ def test_a_server_gets_the_current_adapter(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with serve() as server:
         command("train", *SHORT, f"training.output_dir={run}", f"evaluation.server={server.url}")
-        assert not server.adapters, "what was handed over is forgotten again"
+        assert not server.adapters, "uploaded adapters are removed again"
     assert {body["model"] for body in server.bodies if "prompt" in body} - {"base"}
     assert _read(run / "eval_step_2/base_test_predictions.jsonl") == _read(run / "eval_test/predictions.jsonl")
     command("evaluate_model", "--run", run, "--output_dir", tmp_path / "here")
@@ -56,14 +56,14 @@ def test_a_server_generates_grpo_answers_with_the_steps_adapter(tmp_path: Path) 
     run = tmp_path / "run"
     with serve() as server:
         command("train", *LEARNT, f"training.output_dir={run}", f"grpo.server={server.url}")
-        assert not server.adapters, "what was handed over is forgotten again"
+        assert not server.adapters, "uploaded adapters are removed again"
     asked = [body for body in server.bodies if body.get("seed") is not None]
     assert len(asked) == 16 == len({body["seed"] for body in asked})
     assert all(body["top_p"] == 1 and body["top_k"] == -1 and body["repetition_penalty"] == 1 for body in asked)
     start, after_one = server.handed
     saved = load_file(run / "checkpoint-1/adapter_model.safetensors")
     assert all(after_one[name].equal(weight) for name, weight in saved.items()), "not that of an earlier step"
-    assert not all(start[name].equal(weight) for name, weight in saved.items()), "something was learnt"
+    assert not all(start[name].equal(weight) for name, weight in saved.items()), "the adapter was trained"
     logs = json.loads((run / "trainer_state.json").read_text("utf-8"))["log_history"]
     assert any(log.get("completions/mean_length", 0) > 1 for log in logs)
 
@@ -166,7 +166,7 @@ def test_a_near_tie_is_a_small_gap_between_the_top_two_tokens(trained: Path) -> 
     gaps = {other: compute_gap(trained, prompt, written + name, written + other) for other in others}
     second_best = [gap for gap in gaps.values() if gap < math.inf]
     assert len(second_best) == 1
-    assert 1e-4 < second_best[0] < 5, "no tie"
+    assert 1e-4 < second_best[0] < 5, "not a tie"
 
 
 @pytest.mark.slow
@@ -180,7 +180,7 @@ def test_vllm_generates_the_same_as_transformers(vllm: Vllm, trained: Path, tmp_
         differing = [(row, other) for row, other in zip(there, here, strict=True) if row != other]
         gaps = [compute_gap(trained, row["prompt"], row["prediction"], other["prediction"]) for row, other in differing]
         assert len(here) == count
-        assert all(gap < 1e-4 for gap in gaps), "a difference that is no tie"
+        assert all(gap < 1e-4 for gap in gaps), "a difference that is not a tie"
         speeds = [json.loads((tmp_path / name / label / "results.json").read_text("utf-8"))["tokens_per_s"]
                   for name in ("there", "here")]  # fmt: skip
         print(f"{label}: {count - len(gaps)} of {count} answers equal, gaps of the ties {gaps}; vLLM, transformers: "

@@ -66,7 +66,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1200)
 def test_runs_have_names_tags_settings_and_scores(python: Path, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SUITE)
-    # Runs of this process leave the settings of trackers in its environment.
+    # Runs in this process leave trackers' settings in its environment.
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "MLFLOW_", "SWANLAB_"))}
     environment = {
         **clean, "TRACKIO_DIR": str(tmp_path / "trackio"), "OMP_NUM_THREADS": "1",

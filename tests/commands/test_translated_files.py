@@ -36,7 +36,7 @@ def test_the_translation_is_a_valid_run_file_and_each_row_a_setting(page: str, t
         config = load_run_config(file, words, files=False)
         found, written = flatten(config.to_dict()), read_overrides(words)
         for key in (word.partition("=")[0] for word in words):
-            if key not in ("model.quantization", "model.rope_scaling", "training.wandb"):  # mappings, written short
+            if key not in ("model.quantization", "model.rope_scaling", "training.wandb"):  # mappings in flow style
                 assert found[key] == written.get(tuple(key.split("."))), f"{there}: {here}"
     rates = yaml.safe_load(theirs)["learning_rate"], yaml.safe_load(ours)["training"]["learning_rate"]
     assert float(rates[0]) == float(rates[1])

@@ -98,7 +98,7 @@ def test_a_contradiction_names_both_and_the_record_wins(run, name_base, tmp_path
 def test_a_merge_detects_a_changed_base(run, tmp_path, capsys):
     _disturb(tmp_path / "base")
     assert _open("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 2
-    (run / "inputs.json").unlink()  # an earlier version's run does not say what its base was
+    (run / "inputs.json").unlink()  # an earlier version's run does not record its base
     capsys.readouterr()
     assert _open("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 1
     told = capsys.readouterr().err
@@ -145,7 +145,7 @@ def test_a_run_works_from_another_folder(make_sft, tmp_path, monkeypatch, capsys
     assert _open("merge_adapter", "--run", "../out/run", "--output", "merged") == 0
     capsys.readouterr()
     asked = ("--set", "@test[:4]", "generation.max_new_tokens=4", "--json")
-    assert _open("evaluate_model", "--run", "merged", *asked) == 0, "a merged model is scored as its run is"
+    assert _open("evaluate_model", "--run", "merged", *asked) == 0, "a merged model is scored like its run"
     assert _open("inference", "--run", "me/model", "--input_text", "a") == 2
     assert "or hub:me/model for one of the hub" in capsys.readouterr().err
     assert (tmp_path / "elsewhere" / "outputs" / "eval_merged").is_dir()

@@ -34,7 +34,7 @@ def test_every_loading_call_states_whether_code_may_run():
     silent = [
         f"{file.relative_to(ROOT)}:{call.lineno}"
         for file, call in calls
-        if ast.unparse(call.func.value) not in RUN_NO_CODE  # its attribute was looked at above
+        if ast.unparse(call.func.value) not in RUN_NO_CODE  # its attribute was checked above
         and not any(each.arg == "trust_remote_code" for each in call.keywords)
     ]
     assert not silent

@@ -20,7 +20,7 @@ PATH = re.compile(r"(?<![\w/.-])(?:utils|tests|docs|configs|examples|perf|script
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_path_exists(page: Path) -> None:
     if page.name == "CHANGELOG.md":
-        return  # it tells of what was
+        return  # it describes the past
     named = {match.rstrip(".") for match in PATH.findall(page.read_text("utf-8"))}
     gone = [path for path in sorted(named) if not (ROOT / path).exists() and not list(ROOT.glob(f"{path}.py"))]
     assert gone == []
@@ -47,10 +47,10 @@ def test_the_site_is_built_without_warnings(tmp_path: Path) -> None:
     assert "not included in the" not in done.stderr
     pages = {page: page.read_text("utf-8") for page in (tmp_path / "site").rglob("index.html")}
     raw = [str(page) for page, text in pages.items() if re.search(r"^(- |\| )", text, re.MULTILINE)]
-    assert not raw, "a list or table is shown as it is written; a blank line or four spaces are missing"
+    assert not raw, "a list or table is not rendered; a blank line or four spaces are missing"
     home = pages[tmp_path / "site" / "index.html"]
     assert "lora-ns train quickstart" in home
-    assert (tmp_path / "site" / "configs" / "glue_bert.yaml").is_file(), "linked files are there"
+    assert (tmp_path / "site" / "configs" / "glue_bert.yaml").is_file(), "linked files are copied"
 
 
 def test_the_image_is_built_from_existing_files() -> None:

@@ -48,7 +48,7 @@ def test_an_adapter_plugin_is_complete(name):
     assert plugin.__doc__
     assert plugin.Config.__doc__
     limits = plugin.Config.LIMITS
-    assert callable(getattr(plugin, "merge", None)) != bool(limits.merge), "merge, or the sentence why not"
+    assert callable(getattr(plugin, "merge", None)) != bool(limits.merge), "merge, or a reason why not"
     sentences = (
         limits.quantization,
         limits.causal_lm,
@@ -99,7 +99,7 @@ def test_an_adapter_trains_its_declared_parameters_and_reloads(name, family, tin
         without = [key for key, p in trained.items() if p.grad is None or not p.grad.abs().sum()]
         optimizer.step()
     idle = [key for key in without if not any(part in key for part in NEVER_READ)]
-    assert not idle, "every trainable parameter has to learn"
+    assert not idle, "every trainable parameter must change"
     state = dict(model.named_parameters())
     assert all(torch.equal(frozen[key], state[key]) for key in frozen)
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_a_dataset_plugin_is_complete(name):
     plugin = registry.load("datasets", name)
     config = plugin.Config(**REQUIRED.get(name, {}))
     assert registry.normalize(config.name) == name
-    assert len(plugin.__doc__.splitlines()) > 1, "the docstring shows a row"
+    assert len(plugin.__doc__.splitlines()) > 1, "the docstring must show a row"
     assert "{" in plugin.__doc__
     assert plugin.Config.TASK_TYPES
     if "SEQ_CLS" in plugin.Config.TASK_TYPES:

@@ -18,7 +18,7 @@ NAMES = registry.names("tasks")
 def test_the_folders_are_the_tasks() -> None:
     folders = {path.parent.name for path in (ROOT / "utils" / "tasks").glob("*/__init__.py")}
     assert {"classification", "sft", "dpo", "kto", "grpo", "reward"} <= set(NAMES) == folders - {"preference"}, (
-        "what dpo and kto share"
+        "shared by dpo and kto"
     )
 
 
@@ -52,4 +52,4 @@ def test_a_tasks_name_is_compared_only_in_its_folder() -> None:
         if isinstance(node, ast.Compare)
         and any(isinstance(each, ast.Constant) and each.value in values for each in (node.left, *node.comparators))
     ]
-    assert found == [], "ask the task for what depends on it"
+    assert found == [], "let the task provide what depends on it"

@@ -151,7 +151,7 @@ def _spoil_safetensors(file: Path, draw: random.Random) -> str:
         body = b"\xff" * len(body)
     elif how == "renamed":
         header[f"{name}.other"] = header.pop(name)
-    elif how == "gone":  # as a file that never had it: the last one, so that the rest stays without gaps
+    elif how == "gone":  # as if the file never had it: the last one, so that no gap is left
         name = max(names, key=lambda each: header[each]["data_offsets"][1])
         body = body[: header.pop(name)["data_offsets"][0]]
     elif how == "transposed":

@@ -98,7 +98,7 @@ def test_after_sigkill_its_run_ends_and_is_reported_as_interrupted(folder: Path,
     suite.kill()
     suite.communicate()
     wait_for(lambda: is_gone(child), seconds=5)
-    assert status_of(folder, "a-lora-s1") == "running", "nobody was left to note anything else"
+    assert status_of(folder, "a-lora-s1") == "running", "no process was left to record anything else"
     report = start("--report", "--json", long)
     out, err = report.communicate(timeout=60)
     assert report.returncode == 0, err

@@ -109,12 +109,12 @@ def test_changed_rows_refuse_a_resume_and_do_not_count_as_done(started):
     held = list_files(folder)
     with pytest.raises(UserError, match="cannot be resumed: its rows have changed"):
         open_run_folder(config, "last")
-    assert list_files(folder) == held, "nothing is touched"
+    assert list_files(folder) == held, "nothing is changed"
     with pytest.raises(UserError, match="is done: its rows have changed"):
         require_same_inputs(folder, config, "is done")
     assert (folder / "inputs.json").read_text() == before
     rows.unlink()
-    require_same_inputs(folder, config, "is done")  # said, and done all the same: nothing tells otherwise
+    require_same_inputs(folder, config, "is done")  # a warning, and resumed: nothing shows a change
 
 
 def test_a_changed_base_refuses_a_resume_and_is_not_used(started):
@@ -161,7 +161,7 @@ def test_a_run_of_an_older_version_is_resumed_with_a_warning(started, caplog):
     with caplog.at_level(logging.WARNING, "utils"):
         resume(config, folder)
     assert "does not record its rows and base" in caplog.text
-    assert (folder / "inputs.json").is_file(), "from here on it does"
+    assert (folder / "inputs.json").is_file(), "from now on it does"
 
 
 def test_weights_are_identified_independently_of_their_sharding(tiny_base, tmp_path):

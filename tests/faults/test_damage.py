@@ -168,7 +168,7 @@ def test_a_resumed_run_overwrites_a_torn_checkpoint(trained, prepare_run):
     expected = torch.load(folder / "end.pt", weights_only=True)
     assert all(torch.equal(value, expected[name]) for name, value in run.trainer.model.state_dict().items())
     assert [each.name for each in find_checkpoints(folder)] == ["checkpoint-4", "checkpoint-5"]
-    assert not (folder / "checkpoint-9").exists(), "what is cut off goes first"
+    assert not (folder / "checkpoint-9").exists(), "truncated checkpoints are removed first"
 
 
 def _make(folder: Path, step: int, size: int = 10) -> Path:

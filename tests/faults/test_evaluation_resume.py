@@ -67,7 +67,7 @@ def test_a_killed_evaluation_is_resumed(tmp_path: Path) -> None:
     num_kept = file.read_bytes().count(b"\n")
     assert 11 <= num_kept < 120
     assert not (killed / "results.json").exists()
-    with file.open("ab") as torn:  # the kill seldom falls into the write itself, so the torn line is made here
+    with file.open("ab") as torn:  # the kill rarely hits the write itself, so the torn line is made here
         torn.write(b'{"row": 7, "id": "')
 
     process = start(killed, whole)

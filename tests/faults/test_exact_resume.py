@@ -89,7 +89,9 @@ def check_same(whole: Any, resumed: Any) -> None:
     assert resumed.trainer.state.best_metric == whole.trainer.state.best_metric
     ends = [run.trainer.state.log_history[-1] for run in (whole, resumed)]
     samples = [end["train_runtime"] * end["train_samples_per_second"] for end in ends]
-    assert samples[1] == pytest.approx(samples[0], rel=0.01), "of all sessions, over the seconds of all sessions"
+    assert samples[1] == pytest.approx(samples[0], rel=0.01), (
+        "the tokens of all sessions over the seconds of all sessions"
+    )
 
 
 def compare(prepare_run: Any, tmp_path: Path, asking: TrainerCallback, step: int, configure: Any) -> None:

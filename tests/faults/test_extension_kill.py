@@ -49,9 +49,9 @@ def test_killed_at_a_restart(step: int, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole).wait() == 0
     process = start(killed)
-    # The folder appears while the hooks of that step, the restart among them, are at work or just done.
+    # The folder appears while that step's hooks, including the restart, are running or just done.
     while not (killed / f"checkpoint-{step}").exists():
-        assert process.poll() is None, "it must not be done yet"
+        assert process.poll() is None, "the run must not be finished yet"
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -66,8 +66,8 @@ def test_two_thousand_rows_and_five_random_kills(tmp_path: Path, kind: str) -> N
         process.kill()
         process.communicate()
         kept.append(_count_lines(partial))
-    assert kept == sorted(kept), "nothing is lost again"
-    assert kept[-1] < 2002, "the last kill fell into the batch too"
+    assert kept == sorted(kept), "no answer is lost"
+    assert kept[-1] < 2002, "the last kill happened within the batch too"
     process = _start(source, target)
     said = process.communicate(timeout=240)[1]
     assert process.returncode == 0, said
@@ -91,7 +91,7 @@ def test_a_batch_survives_an_interruption_and_a_kill(tmp_path: Path) -> None:
         wanted = int(300 * (share + draw.random() * 0.2))
         _wait_for_lines(process, partial, max(wanted, kept + 1))
         if end == signal.SIGINT:
-            process.send_signal(signal.SIGSTOP)  # it would be at its end before the second call has begun
+            process.send_signal(signal.SIGSTOP)  # it would end before the second call starts
             second = _start(source, target)
             said = second.communicate(timeout=60)[1]
             process.send_signal(signal.SIGCONT)
@@ -110,7 +110,7 @@ def test_a_batch_survives_an_interruption_and_a_kill(tmp_path: Path) -> None:
         num_lines = partial.read_bytes().count(b"\n")
         assert kept < num_lines < 301
         kept = num_lines
-        with partial.open("ab") as torn:  # the kill seldom falls into the write itself
+        with partial.open("ab") as torn:  # the kill rarely hits the write itself
             torn.write(b'{"row": 7, "res')
 
     process = _start(source, target)

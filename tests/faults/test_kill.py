@@ -63,7 +63,7 @@ def test_killed_at_a_random_moment(number, kind, run_whole, start_run, write_run
     process.wait_for(lambda: process.said.count("\n") >= line)
     time.sleep(pause)
     kill_and_resume(process, folder, start_run, file, **cache)
-    # Which states of the backbone a resumed run finds in its cache, and which it computes in another batch, differs.
+    # A resumed run finds some backbone states in its cache and computes others in different batches.
     check_outcome(folder, expected, rounding=1e-5 if kind == "qst" else 0.0)
 
 

@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.num_asked += 1
-        first = self.server.num_asked == 1  # which asks in what form prompts go
+        first = self.server.num_asked == 1  # a probe for the accepted form of prompts
         self.act(answer() if first and self.server.begins_well else self.server.answer)
 
     def act(self, what: Any) -> None:

@@ -106,11 +106,11 @@ def test_the_run_file_is_replaced_atomically(trained):
     """A failure while writing keeps the old one."""
     config, folder = trained
     with pytest.raises(FileNotFoundError), replace_file(folder / "run.yaml"):
-        pass  # nothing was written that could take its place
+        pass  # no replacement was written
     assert (folder / "run.yaml").read_text() == config.to_yaml()
     before = (folder / "run.yaml").stat().st_ino
     open_and_close(config, "last")
-    assert (folder / "run.yaml").stat().st_ino != before, "written beside and renamed, never in place"
+    assert (folder / "run.yaml").stat().st_ino != before, "written to a temporary file and renamed, never in place"
 
 
 WRITTEN = [".lock", "run.yaml", "labels.json", "results.json", "trainer_state.json", "final_model", "eval_step_4",

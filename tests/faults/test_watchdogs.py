@@ -129,7 +129,7 @@ def test_a_dead_data_loader_worker(start_run, write_run):
     file, folder = write_run("classifier", training__dataloader_num_workers=1, training__max_steps=400)
     run = start_run("--config", str(file))
     run.wait_for(lambda: find_checkpoints(folder))
-    while run.is_alive():  # a worker may have ended with its epoch just before
+    while run.is_alive():  # a worker may just have ended with its epoch
         for child in psutil.Process(run.pid).children():
             with suppress(psutil.Error):
                 if "resource_tracker" not in " ".join(child.cmdline()):

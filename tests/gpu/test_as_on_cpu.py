@@ -110,7 +110,7 @@ def test_the_chunked_loss_equals_that_of_full_logits(dtype: torch.dtype) -> None
     assert plain.grad is not None
     assert float(total) == pytest.approx(float(wanted), rel=1e-4 if dtype == torch.float32 else 2e-2)
     error, plain_error = (float((each.grad - exact.grad).abs().max()) for each in (hidden, plain))
-    assert error <= 1.2 * plain_error + 1e-6, "no less exact than whole logits in the same precision"
+    assert error <= 1.2 * plain_error + 1e-6, "as exact as full logits in the same precision"
 
 
 @pytest.mark.parametrize("window", [None, 40])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tests.commands.in_process import command
 
 ROOT = Path(__file__).parents[2]
-# What the version that trained the classifier answered.
+# Answers of the version that trained the classifier.
 ANSWERS = {"the small cat sleeps": 0.7319284081459045, "cat the sleeps small the": 0.38894012570381165}
 
 
@@ -42,7 +42,7 @@ def test_an_older_run_is_resumed_to_the_same_weights(older: Path, name: str, tol
     found = load_file(run / "final_model" / "adapter_model.safetensors")
     assert found.keys() == wanted.keys()
     furthest = max(float(abs(found[key] - wanted[key]).max()) for key in wanted)
-    assert furthest <= tolerance, "resumed, it is another model"
+    assert furthest <= tolerance, "the resumed run gives another model"
     assert json.loads((run / "results.json").read_text())["metrics"] == pytest.approx(scores, rel=tolerance)
 
 

@@ -31,7 +31,7 @@ SETTINGS = {
     "training__save_strategy": "no",
     "training__eval_strategy": "no",
 }
-FREE_OF_GRADIENT = re.compile(r"\b(k|key)\.bias$")  # adds the same to every score of a query
+FREE_OF_GRADIENT = re.compile(r"\b(k|key)\.bias$")  # adds the same value to every score of a query
 
 
 def train(run, names):
@@ -45,7 +45,7 @@ def train(run, names):
     for part in names:
         assert any(part in name for name in trained), f"no {part} among {sorted(trained)}"
     frozen = {each.dtype for each in run.trainer.model.parameters() if not each.requires_grad}
-    assert torch.bfloat16 in frozen, "the base itself stays as it is stored"
+    assert torch.bfloat16 in frozen, "the base keeps its stored dtype"
 
 
 @pytest.mark.parametrize("quantization", [None, pytest.param("nf4", marks=pytest.mark.slow)])

@@ -81,7 +81,7 @@ def _list_methods():
         limits = registry.load("adapters", name).Config.LIMITS
         method = {"peft": {"method": name.replace("_", "-")}}
         cases |= {f"{name}, {labels} labels": ("bert", labels, method) for labels in (3, 1)}
-        if not limits.causal_lm:  # twenty words drawn at random would silence the small model for good
+        if not limits.causal_lm:  # twenty random words would break the small model's generation
             few = (
                 {"num_virtual_tokens": 2}
                 if "num_virtual_tokens" in registry.load("adapters", name).Config.model_fields

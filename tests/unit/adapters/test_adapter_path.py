@@ -93,7 +93,7 @@ def test_an_adapter_made_by_peft_alone_is_loaded_unchanged_and_trained(foreign, 
     peft = run.config.peft
     assert (peft.lora_r, peft.lora_alpha, peft.rank_pattern, peft.use_rslora) == (2, 7, {"q_proj": 3}, True)
     assert (set(peft.target_modules), peft.modules_to_save) == ({"q_proj", "down_proj"}, ["norm"])
-    assert peft.lora_dropout == 0.2, "what is of training alone is the file's"
+    assert peft.lora_dropout == 0.2, "training settings come from the file"
     ids = run.tokenizer("Tom has 5 pens and buys 7 more.", return_tensors="pt")["input_ids"]
     with torch.no_grad(), plain_attention(run.model):
         assert torch.equal(run.model.eval()(ids).logits, adapted(ids).logits)
@@ -151,9 +151,9 @@ def test_chat_template_and_tokens_of_the_adapters_run_are_used(foreign, make_sft
     (folder / "run.yaml").write_text(json.dumps(run))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     config = make_sft(peft=_start(folder))
-    assert config.model.chat_template == str(folder / "chat_template.jinja"), "my.jinja lies nowhere any more"
+    assert config.model.chat_template == str(folder / "chat_template.jinja"), "my.jinja no longer exists"
     assert config.model.extra_special_tokens == ["<|turn|>"]
-    assert config.peft.target_modules == "all-linear", "and not the list that peft makes of it"
+    assert config.peft.target_modules == "all-linear", "not the list that peft makes from it"
     assert any("taken from its run: model.chat_template" in each for each in config.notices)
     assert make_sft(peft=_start(folder), model__chat_template="chatml").model.chat_template == "chatml", "the file's"
 
@@ -181,7 +181,7 @@ def test_a_run_can_continue_from_another_runs_adapter(family, make_config, make_
     assert weights[0].keys() == weights[1].keys()
     assert all(abs(part - weights[1][name]).max() < 1e-6 for name, part in weights[0].items())
     shutil.rmtree(first)
-    assert open_run(second).load()[0] is not None, "the second run does not need the first any more"
+    assert open_run(second).load()[0] is not None, "the second run no longer needs the first"
 
 
 def _read_weights(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-# What is rescaled by default, and which of it at its input; golden, by hand from each architecture.
+# Modules rescaled by default, and those rescaled at their input; by hand from each architecture.
 GOLDEN = {
     "llama": ({"k_proj", "v_proj", "down_proj"}, {"down_proj"}),
     "qwen2": ({"q_proj", "v_proj", "down_proj"}, {"down_proj"}),

@@ -6,7 +6,7 @@ import pytest
 
 from utils.core.errors import ModelError
 
-# Where LoRA goes by default, and what is trained whole beside it; golden, by hand from each architecture.
+# Default target modules, and fully trained modules; by hand from each architecture.
 GOLDEN = {
     "llama": ({"q_proj", "v_proj"}, {"score"}),
     "qwen2": ({"q_proj", "v_proj"}, {"score"}),

@@ -63,7 +63,7 @@ def test_plain_peft_loads_it_and_a_resumed_run_is_the_same(make_sft: Any, tmp_pa
     base = AutoModelForCausalLM.from_pretrained(config.model.name_or_path)
     plain = PeftModel.from_pretrained(base, adapter)
     alphas = set(plain.peft_config["default"].alpha_pattern.values())
-    assert len(alphas) > 1, "each layer has its own"
+    assert len(alphas) > 1, "each layer has its own alpha"
     assert {module.lora_alpha["default"] for module in plain.modules() if hasattr(module, "lora_alpha")} == alphas
     for name in ("final_model", "checkpoint-8", "results.json"):
         (run / name).rename(tmp_path / name)

@@ -106,7 +106,7 @@ def test_each_kind_of_tensor(method, attach, tmp_path):
     tensors = load_file(file)
     kinds = {name.rsplit(".", 2)[-2] if "." in name else name: name for name in sorted(tensors)}
     if load_adapter(method).Config.LIMITS.classification is None:
-        assert any("classifier" in name or "score" in name for name in kinds.values()), "the head is among them"
+        assert any("classifier" in name or "score" in name for name in kinds.values()), "the head is included"
     for gone in kinds.values():
         save_file({name: part for name, part in tensors.items() if name != gone}, file)
         with pytest.raises(ModelError, match=r"lacks .*tensors"):

@@ -61,7 +61,7 @@ def test_every_method_and_initialisation_can_be_counted(plan_of: Callable[..., A
     assert len(counts) == len(_METHODS) + len(_WITHOUT_TARGETS) + len(_INITS) + 1
     assert "eva moves ranks from layer to layer" in counts.pop("a-mixed-s42").note
     unknown = {name.split("-")[1] for name, count in counts.items() if count.trainable is None}
-    assert unknown == {"adamss", "frod", "shira", "supertuning"}, "they look at weights, which are not here"
+    assert unknown == {"adamss", "frod", "shira", "supertuning"}, "they need weights, which are missing here"
 
     shapes = read_shapes(ROOT / "examples" / "quickstart" / "base" / "model.safetensors")
     chosen = [shape for name, shape in shapes.items() if "q_proj" in name or "o_proj" in name]

@@ -212,7 +212,7 @@ def test_each_check_can_fail(
     path = write_suite(text)
     code, out = validate(path, capsys)
     assert code == 1
-    if "reads" not in line:  # what is not YAML is of no kind
+    if "reads" not in line:  # a file that is not YAML has no kind
         assert f"{path} (suite)" in out
         assert line in out
     assert f"FAIL {path}" in out

@@ -43,7 +43,7 @@ def test_the_best_is_reported_on_seeds_not_used_to_choose_it(plan: Callable[...,
     assert [run.name for run in first.runs if not run.is_search] == ["a-full-s1", "a-full-s2"]
     assert first.pending == {("a", "lora", ""): 2}
     for run, score in zip(tried, (0.5, 0.7, 0.6), strict=True):
-        assert plan().pending, "not all have ended"
+        assert plan().pending, "not all runs have ended"
         finish(run, score)
     second = plan()
     reported = [run for run in second.runs if run.method == "lora" and not run.is_search]
@@ -107,4 +107,4 @@ def test_one_command_searches_and_reports(write_suite: Callable[..., Path], tmp_
     assert tried[reported["training.learning_rate"]] == max(tried.values())
     text = (tmp_path / "out" / "results.md").read_text()
     assert "by seeds that are not reported" in text
-    assert "search-" not in text, "they are not in the table"
+    assert "search-" not in text, "search runs are not in the table"

@@ -193,7 +193,7 @@ def test_a_run_without_a_checkpoint_starts_anew_in_its_folder(run: Any) -> None:
 def test_results_of_another_configuration_are_renamed(run: Any) -> None:
     changed = {**run.config, "seed": 7}
     leave_work(run, changed, checkpoints=0)
-    assert choose_resume_flags(run) == [], "nothing was worked out there"
+    assert choose_resume_flags(run) == [], "nothing was computed there"
     leave_record(run, "success", "another")
     (run.folder / "final_model").mkdir()
     assert choose_resume_flags(run) == ["--overwrite"]

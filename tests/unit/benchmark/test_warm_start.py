@@ -35,7 +35,7 @@ print(json.dumps(seen, sort_keys=True))
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
     own = Slot(0, num_threads=2).build_environment()
-    del own["PYTEST_CURRENT_TEST"]  # it says which one
+    del own["PYTEST_CURRENT_TEST"]  # it prints which one
     return own | {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -80,7 +80,7 @@ def test_a_forked_run_sees_what_a_new_process_sees(
     assert wait(own) == 0
     mine, other = json.loads(seen), json.loads((tmp_path / "own").read_text())
     mine["path"][0] = other["path"][0]  # the folder of train.py, which is the project's for both
-    for variables in (mine["environment"], other["environment"]):  # what train.py sets too
+    for variables in (mine["environment"], other["environment"]):  # set by train.py too
         for name in set(variables) - set(environment):
             del variables[name]
     assert mine == other

@@ -58,7 +58,7 @@ def test_anchors_and_merges(write: Write) -> None:
     )
     assert document.data["peft"] == {"lora_r": 16, "bias": "none"}
     assert document.data["list"] == [document.data["base"]] * 2
-    assert document.places["peft", "lora_r"].line == 5, "its own line, though the merge stands below it"
+    assert document.places["peft", "lora_r"].line == 5, "its own line, although the merge comes after it"
     assert document.places["peft", "bias"].line == 3
 
 

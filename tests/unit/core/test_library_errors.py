@@ -103,7 +103,7 @@ def test_errors_are_attributed_to_library_or_project():
 
 def test_a_disk_without_locks_is_used_with_a_warning(tmp_path: Path, monkeypatch, caplog):
     def refuse(*_: Any) -> None:
-        raise OSError(37, os.strerror(37))  # ENOLCK: what a network disk without its lock service says
+        raise OSError(37, os.strerror(37))  # ENOLCK: the error of a network disk without a lock service
 
     with (tmp_path / "a").open("w") as file, (tmp_path / "a").open("w") as other:
         assert try_lock(file)

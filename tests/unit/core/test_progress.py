@@ -37,7 +37,7 @@ def work(**environment: str) -> str:
     try:
         while block := os.read(main, 65536):
             shown += block
-    except OSError:  # Linux says so that nobody writes any more
+    except OSError:  # Linux raises this when no writer is left
         pass
     assert done.wait(30) == 0
     os.close(main)

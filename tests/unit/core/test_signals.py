@@ -37,7 +37,7 @@ def test_outside_deferred_a_signal_acts_at_once(number, code):
     with pytest.raises(Interrupted, match=signal.Signals(number).name) as stopped, handling_signals():
         ask(number)
     assert stopped.value.exit_code == code
-    assert not interruption_requested(), "nothing is left of it"
+    assert not interruption_requested(), "no state is left"
 
 
 def test_inside_deferred_a_signal_acts_at_the_next_check():

@@ -82,7 +82,7 @@ def test_assistant_turns_and_their_ends_are_trained(make_encoder, template, end,
     assert encoder.tokenizer.decode(encoded.input_ids) == whole.removesuffix("\n").removesuffix("\n</s>")
     token = encoder.tokenizer.convert_tokens_to_ids(end)
     ends = [index for index, label in enumerate(encoded.labels) if label == token]
-    assert len(ends) == 2, "the end of every answer is trained on"
+    assert len(ends) == 2, "the end token of every answer is trained on"
     assert encoded.input_ids[-1] == token
     assert set(encoder.stop_token_ids) == {encoder.tokenizer.eos_token_id, token}
 
@@ -193,7 +193,7 @@ def test_consecutive_turns_of_a_role_are_joined_only_if_the_template_requires_it
     [refused, other] = encoder.encode_many([excluded, good])
     assert "Roles must alternate" in str(refused)
     assert other == [encoder.encode(good)]
-    encoder = make_encoder("thinking")  # writes an answer otherwise once another follows, so that it is not opened
+    encoder = make_encoder("thinking")  # renders an answer differently once another follows
     assert runs(encoder, encoder.encode(example)) == ["<think></think>c\n\nd<|im_end|>"]
     with pytest.raises(RowError, match="opens turn 3 differently than it writes it"):
         encoder.encode(
@@ -206,7 +206,7 @@ def test_reasoning_of_joined_turns_is_joined_too(make_encoder):
     encoder = make_encoder("alternating")
     encoded = encoder.encode(Example(messages=(LONG.messages[1], *turns)))
     assert runs(encoder, encoded) == ["<think>\nwhy a\n</think>\n\na\n\n<think>\nwhy b\n</think>\n\nb<|im_end|>"], (
-        "a template without thoughts gets each with its text"
+        "a template without reasoning support gets it with the text"
     )
     joined = _join_repeated(turns)
     assert joined == [{"role": "assistant", "content": "a\n\nb", "reasoning_content": "why a\n\nwhy b"}]
@@ -236,7 +236,7 @@ def test_an_opening_assistant_turn_is_context_and_not_trained_on(make_encoder):
     assert runs(encoder, encoded) == ["First.<|im_end|>", "Second.<|im_end|>"]
     assert encoded.untrained_turns == 1
     asked = Example(messages=(LONG.messages[0], opening, *LONG.messages[1:]))
-    assert runs(encoder, encoder.encode(asked))[0] == "Welcome.<|im_end|>", "the system turn asks for it"
+    assert runs(encoder, encoder.encode(asked))[0] == "Welcome.<|im_end|>", "the system turn requests it"
     encoder = make_encoder("alternating")
     encoded = encoder.encode(example)
     assert encoded.input_ids == encoder.encode(Example(messages=LONG.messages[1:])).input_ids
@@ -256,7 +256,7 @@ def test_a_template_without_end_of_turn_token_is_refused(make_encoder):
     encoder = make_encoder("never_ends")
     with pytest.raises(ModelError, match=r"could not learn to stop; set model\.extra_special_tokens: "):
         encoder.encode(LONG)
-    assert encoder.stop_token_ids == (encoder.tokenizer.eos_token_id,), "prompts without chats still stop"
+    assert encoder.stop_token_ids == (encoder.tokenizer.eos_token_id,), "prompts outside of chats still end"
 
 
 def test_chatml_without_its_special_tokens_is_refused(load_tokenizer_of):
@@ -284,7 +284,7 @@ def test_a_template_that_rewrites_earlier_turns_trains_each_answer_as_generated(
         assert prompt == rows.input_ids[: len(rows.input_ids) - rows.num_trained]
     assert (first.notes, encoded.notes, encoded.untrained_turns) == ((), (SEVERAL_ROWS,), 0)
     [[whole]] = make_encoder("thinking", train_on_prompt=True).encode_many([LONG])
-    assert whole.labels == encoded.input_ids, "where all is trained on, nothing is trained on twice"
+    assert whole.labels == encoded.input_ids, "nothing is trained on twice"
     excluded = Example(messages=(*LONG.messages[:2], {**LONG.messages[2], "train": False}, *LONG.messages[3:]))
     assert encoder.encode_many([excluded]) == [[replace(encoded, notes=())]]
 
@@ -400,7 +400,7 @@ def test_a_real_template_with_a_default_system_turn():
     encoder = ExampleEncoder(tokenizer, 512)
     encoded = encoder.encode(Example(messages=LONG.messages[1:]))
     ids = tokenizer.apply_chat_template(list(LONG.messages[1:]), return_dict=False)
-    assert encoded.input_ids == ids[:-1], "all but the line break after the end"
+    assert encoded.input_ids == ids[:-1], "everything but the newline after the end token"
     assert runs(encoder, encoded) == ["First.<|im_end|>", "Second.<|im_end|>"]
 
 

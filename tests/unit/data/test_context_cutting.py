@@ -45,7 +45,7 @@ def check(encoder: ExampleEncoder, example: Example, has_all_characters: bool = 
     ).encode(example)
     assert encoded.full_length == whole.full_length
     if whole.full_length <= encoder.max_length:
-        assert encoded == whole, "what fits is as it ever was"
+        assert encoded == whole, "rows that fit are unchanged"
         return True
     if encoded.too_long:
         return False
@@ -57,7 +57,7 @@ def check(encoder: ExampleEncoder, example: Example, has_all_characters: bool = 
     assert answer == whole.input_ids[len(whole.input_ids) - whole.num_trained :]
     assert 0 < encoded.num_trained == sum(label != MASKED for label in encoded.labels)
     head = _count_common(ids, whole.input_ids)
-    assert head + _count_common(ids[::-1], whole.input_ids[::-1]) >= len(ids), "one run is missing, and nothing else"
+    assert head + _count_common(ids[::-1], whole.input_ids[::-1]) >= len(ids), "exactly one span is missing"
     if has_all_characters:
         text = encoder.tokenizer.decode(ids)
         assert INTRO.strip() in text
@@ -81,7 +81,7 @@ def test_question_and_answer_stay_at_every_length(make_encoder, template, bos):
             if check(encoder, make_example(num_words, number)) and num_words == 60:
                 least = least or length
     assert least is not None
-    assert least < 250, "a document of any length fits as soon as all else does"
+    assert least < 250, "a document of any length fits once the rest does"
 
 
 def test_question_and_answer_stay_with_a_real_vocabulary():
@@ -169,7 +169,7 @@ def test_a_row_whose_question_and_answer_do_not_fit_is_dropped_and_counted(tmp_p
     with pytest.raises(DataError, match=r"longer than sft\.max_length .* even without the middle") as caught:
         prepare_set("longbench", file, encoder=encoder, subset="repobench-p", validation_size=0, max_empty_share=0)
     assert "(0) allows; raise sft.max_length, or dataset.max_empty_share to leave them out" in str(caught.value)
-    assert "drop" not in str(caught.value), "it would drop every row about a document"
+    assert "drop" not in str(caught.value), "that would drop every row with a document"
 
 
 def test_a_generation_prompt_is_cut_as_in_training(make_encoder):
@@ -180,10 +180,10 @@ def test_a_generation_prompt_is_cut_as_in_training(make_encoder):
     text = encoder.tokenizer.decode(ids)
     assert text.startswith(INTRO)
     assert text.endswith(ASKED)
-    assert len(encoder.encode_prompt(example, 20)) == 20, "where even the question does not fit, its middle goes too"
+    assert len(encoder.encode_prompt(example, 20)) == 20, "if even the question does not fit, its middle is cut too"
 
 
-# -- the official way ---------------------------------------------------------------------------------------------
+# -- official truncation ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [40, 41, 75, 100_000])
@@ -204,7 +204,7 @@ def test_official_truncation_wraps_the_cut_prompt_into_one_turn(make_encoder):
     encoder = make_encoder("llama3", bos=True, as_chat=True, system_prompt="Be brief.")
     example = make_example(60)
     text = encoder.tokenizer.decode(encoder.encode_official(example, 100, as_chat=True))
-    assert text.count("<s>") == 1, "the template writes it"
+    assert text.count("<s>") == 1, "the template renders it"
     assert text.startswith("<s><|head|>user<|end_head|>\n\nRead this.")
     assert text.endswith(ASKED + "<|eot|><|head|>assistant<|end_head|>\n\n")
     assert "Be brief." not in text

@@ -32,7 +32,7 @@ def test_a_conversation_with_and_without_a_system_turn():
     assert (plain.question, plain.reference) == ("user text", "assistant text")
     with_system = chat(SYSTEM, USER, ASSISTANT, USER, ASSISTANT)
     assert len(with_system.messages) == 5
-    assert with_system.question == "", "several exchanges cannot be asked as one text"
+    assert with_system.question == "", "several turns cannot be prompted as one text"
 
 
 def test_turns_may_be_json_text_in_a_table():
@@ -62,7 +62,7 @@ def test_a_turn_of_weight_zero_is_not_trained_on(key):
     with pytest.raises(RowError, match=rf"turn 2: {key} is 0\.5; a turn is trained on \(1, true\) or not"):
         answer(content="a", **{key: 0.5})
     left = chat(USER, ASSISTANT, USER, {**ASSISTANT, key: 0})
-    assert left.messages == (USER, ASSISTANT), "the reference is not an answer that its row excludes"
+    assert left.messages == (USER, ASSISTANT), "the reference is not an excluded answer"
     with pytest.raises(RowError, match="no assistant turn to train on"):
         chat(USER, {**ASSISTANT, key: 0})
 

@@ -139,7 +139,7 @@ def test_a_long_text_is_truncated_or_split(make_encoder):
             assert (
                 inner == make_encoder(max_length=1000, bos=bos).encode(Example(answer=text)).input_ids[len(opening) :]
             )
-            assert {len(each.input_ids) for each in pieces} <= {36, 37, 38, 39, 40}, "no piece is a short rest"
+            assert {len(each.input_ids) for each in pieces} <= {36, 37, 38, 39, 40}, "no piece is a short remainder"
             for each in pieces:
                 assert set(each.labels) <= {MASKED, *each.input_ids}
                 assert each.num_trained == sum(label != MASKED for label in each.labels)
@@ -221,7 +221,7 @@ def test_special_tokens_in_a_rows_text_are_kept_or_escaped(make_encoder, token, 
     own = keep.encode(plain).input_ids.count(index)
     assert (kept.input_ids.count(index), escaped.input_ids.count(index)) == (own + 3, own)
     asked = escape.encode_prompt(example)
-    assert escaped.input_ids[: len(asked)] == asked, "the prompt to generate from is that of training"
+    assert escaped.input_ids[: len(asked)] == asked, "the generation prompt equals the training prompt"
     assert escape.encode(plain) == keep.encode(plain)
 
 
@@ -239,4 +239,4 @@ def test_a_document_with_escaped_special_tokens_is_truncated(make_encoder):
     example = Example(f"Read {document} and tell.", " Yes.", context=document)
     encoded = make_encoder(max_length=60, escape_special=True).encode(example)
     assert not encoded.too_long
-    assert encoded.input_ids.count(1) == 1, "the end of the answer alone"
+    assert encoded.input_ids.count(1) == 1, "only the end of the answer"

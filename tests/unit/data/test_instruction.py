@@ -91,7 +91,7 @@ def test_a_bad_row_raises_or_is_dropped(write_lines, prepare_set, caplog, rows, 
     assert report.bad_examples[0].startswith(f"{file}:12: ")
     assert f"left out {file}:12" in caplog.text
     again = prepare_set("custom", file, template, on_bad_row="drop")
-    assert again.reports == data.reports, "what was counted is kept beside the tokens"
+    assert again.reports == data.reports, "the counts are cached with the tokens"
 
 
 def test_invalid_json_on_line_317_is_located(write_lines, prepare_set):
@@ -203,7 +203,7 @@ def test_a_conversation_split_into_rows_loses_those_that_do_not_fit(write_lines,
     report = prepare_set("custom", write_lines("rows.jsonl", rows), "thinking").reports["train"]
     assert (report.rows_used, report.num_encoded, report.conversations_cut, report.too_long_rows) == (3, 3, 3, 0)
     assert "3 rows without their later exchanges" in caplog.text
-    assert list(report.notes.values()) == [3], "what was done to them is told all the same"
+    assert list(report.notes.values()) == [3], "changes to them are still reported"
     whole = write_lines("more.jsonl", [*CHATS, *rows[:1]])
     report = prepare_set("custom", whole, "thinking", truncation="drop").reports["train"]
     assert (report.rows_used, report.num_encoded, report.too_long_rows) == (20, 20, 1)
@@ -287,7 +287,7 @@ def test_tokens_are_cached_and_recomputed_when_a_relevant_setting_changes(
     [file] = (tmp_path / "cache" / "encoded").glob("*.arrow")
     written = file.stat().st_ino
     assert count() == 1
-    assert file.stat().st_ino == written, "the tokens are read, not made again"
+    assert file.stat().st_ino == written, "the tokens are read from the cache"
     assert count(max_length=300) == 2
     assert count(bos=True) == 3
     assert count("chatml", as_chat=True) == 4

@@ -57,7 +57,7 @@ def test_texts_follow_their_prompts():
     assert (pair.prompt, pair.answer, pair.rejected.answer) == ("2 + 3 =", " 5", " 6")
     turns = [SHAREGPT, {"from": "gpt", "value": "Ah."}, SHAREGPT]
     pair = read({"conversations": turns, "chosen": "So.", "rejected": "No."})
-    assert [turn.get("context") for turn in pair.messages] == [None, True, None, None], "the last is learnt"
+    assert [turn.get("context") for turn in pair.messages] == [None, True, None, None], "the last answer is trained on"
 
 
 @pytest.mark.parametrize(

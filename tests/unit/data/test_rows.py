@@ -159,7 +159,7 @@ def test_a_malformed_table_line_is_one_bad_row(tmp_path, line, reason):
     text = f'text,label\n"x\ny",0\n{line}\nz,1\n\n\n'
     (tmp_path / "a.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     rows = open_file(str(tmp_path / "a.csv"))
-    assert len(rows) == 3, "empty lines at the end are no rows"
+    assert len(rows) == 3, "empty lines at the end are not rows"
     assert (rows[0], rows[2]) == ({"text": "x\ny", "label": "0"}, {"text": "z", "label": "1"})
     assert [rows.place(index)[-2:] for index in range(3)] == [":2", ":4", ":5"]
     with pytest.raises(RowError, match=reason):
@@ -222,7 +222,7 @@ def test_nulls_filled_in_by_arrow_are_not_values(tmp_path):
     pandas.DataFrame({"messages": turns, "note": [None, "x"]}).to_parquet(tmp_path / "rows.parquet")
     rows = open_rows(Source(str(tmp_path / "rows.parquet")), "train")
     assert [row["messages"] for row in rows] == turns
-    assert rows[0]["note"] is None, "a column of its own keeps them"
+    assert rows[0]["note"] is None, "a separate column keeps them"
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [{"arguments": {"a": None}}]}))
     [row] = open_rows(Source(str(tmp_path / "rows.jsonl")), "train")
-    assert row["messages"] == [{"arguments": {"a": None}}], "as it is written"
+    assert row["messages"] == [{"arguments": {"a": None}}], "as written"

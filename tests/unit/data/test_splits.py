@@ -57,7 +57,7 @@ def test_held_out_rows_come_from_many_questions_within_limits(load):
     assert len(originals(splits)[1]) == 5, "one row each of five questions"
     assert splits.num_related == 45
     splits = load(rows, validation_size=50)
-    assert len(originals(splits)[1]) == 5, "5 % of the rows may leave training, which is five questions"
+    assert len(originals(splits)[1]) == 5, "at most 5 % of the rows leave training: five questions"
     assert splits.num_related == 0
     splits = load(rows, validation_size=0.2)
     assert (len(splits.validation_positions), len(splits.train_positions)) == (200, 800)

@@ -53,7 +53,7 @@ def test_a_looping_template_is_stopped(in_thread, load_tokenizer_of, monkeypatch
             thread.join()
         else:
             try_it()
-    assert time.monotonic() - started < 5, "the first try alone is waited for"
+    assert time.monotonic() - started < 5, "only the first attempt is waited for"
     assert len(said) == 20
     assert all("not done with a conversation" in each for each in said)
 

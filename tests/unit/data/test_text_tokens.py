@@ -29,7 +29,7 @@ def check_one_exchange(num_prompt, num_answer, max_length):
     prompt, answer = numbers(0, num_prompt), numbers(5000, num_answer)
     fitted = fit_exchanges([Exchange(prompt, answer)], max_length)
     [only] = fitted.exchanges
-    assert len(only) == min(max_length, num_prompt + num_answer), "no more is cut than has to be"
+    assert len(only) == min(max_length, num_prompt + num_answer), "no more is cut than necessary"
     assert only.answer == answer[: len(only.answer)]
     if num_answer <= max_length - max_length // 4:
         assert only.answer == answer

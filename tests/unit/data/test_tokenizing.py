@@ -56,7 +56,7 @@ def test_the_cache_is_hit_regardless_of_earlier_tokenising(load_tokenizer_of):
     files = lambda: set((cache_folder() / "tokenised").glob("*.arrow"))
     tokenize_rows(rows, tokenizer, ("text",), 16)
     before = files()
-    tokenizer("w1 w2 w3", truncation=True, max_length=3)  # leaves its truncation behind in the tokenizer
+    tokenizer("w1 w2 w3", truncation=True, max_length=3)  # leaves truncation enabled in the tokenizer
     tokenize_rows(rows, tokenizer, ("text",), 16)
     assert files() == before
     assert len(tokenize_rows(rows, tokenizer, ("text",), 3)[0]["input_ids"]) == 3
@@ -70,7 +70,7 @@ def test_damaged_token_caches_are_rebuilt(load_tokenizer_of, monkeypatch, tmp_pa
     expected = tokenize_rows(rows, tokenizer, ("text",), 16).to_dict()
     [file] = (tmp_path / "tokenised").glob("*.arrow")
     whole = file.read_bytes()
-    file.unlink()  # those who read it keep what they have
+    file.unlink()  # open readers keep their data
     file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "words": b"no tokens"}[damage])
     assert tokenize_rows(rows, tokenizer, ("text",), 16).to_dict() == expected
     assert f"{file}: damaged; its rows are made into tokens again" in caplog.text

@@ -139,7 +139,7 @@ def test_the_official_download_is_read_unchanged(prepare_glue, download, subset,
         key: pytest.approx(labels) for key, labels in evals.items()
     }
     own = prepare_glue(download / TASKS[subset].folder, subset)
-    assert own.fingerprint == data.fingerprint or subset == "mnli", "AX lies in another folder"
+    assert own.fingerprint == data.fingerprint or subset == "mnli", "AX is in another folder"
 
 
 def test_texts_and_extra_rows_of_the_official_download(prepare_glue, download):

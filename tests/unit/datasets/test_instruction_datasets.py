@@ -42,7 +42,7 @@ def test_gsm8k_asks_and_answers():
     spec = describe("gsm8k")
     example = spec.read_row(GSM8K_ROW)
     assert example.prompt == "Question: Tom has 5. He finds 13. How many?\nAnswer:"
-    assert example.answer == " 5 + 13 = <<5+13=18>>18\n#### 18", "the annotations stay"
+    assert example.answer == " 5 + 13 = <<5+13=18>>18\n#### 18", "the annotations are kept"
     assert example.reference == GSM8K_ROW["answer"]
     assert example.user_turn == GSM8K_ROW["question"]
     assert replace(spec.ask(GSM8K_ROW["question"]), answer=example.answer) == example
@@ -144,7 +144,7 @@ def test_real_rows_of_metamathqa_and_code_feedback_are_read(prepare_set, make_en
     encoder = make_encoder("chatml", max_length=4000)
     data = prepare_set("metamathqa", REAL / "code" / "metamathqa_rows.jsonl", validation_size=1, encoder=encoder)
     assert len(data.train) == len(data.evals[""]) == 1
-    assert data.reports["train"].unread == {"type": 2}, "original_question makes the groups"
+    assert data.reports["train"].unread == {"type": 2}, "rows are grouped by original_question"
     rows = REAL / "code" / "code_feedback_row.jsonl"
     assert len(prepare_set("code_feedback", rows, validation_size=0, encoder=encoder).train) == 1
 
@@ -158,7 +158,7 @@ def test_custom_rows_with_a_template():
     assert one.ask("cats").prompt == "About cats:"
     assert one.read_row(row).question == "birds"
     two = describe("custom", path="x", prompt_template="{topic} {count}", answer_column="response")
-    assert two.ask is None, "a prompt of two texts cannot be made of one"
+    assert two.ask is None, "a prompt with two columns cannot be filled from one text"
     with pytest.raises(DataError, match=r"dataset\.answer_column must name .* there are: topic, answer, output"):
         read({"topic": "a", "answer": "b", "output": "c"}, prompt_template="{topic}")
 
@@ -204,7 +204,7 @@ def test_alpacas_system_text_and_history_are_part_of_a_chats_prompt():
     assert [(turn["role"], turn["content"]) for turn in example.messages] == [
         ("system", "Be kind."), ("user", "A?"), ("assistant", "B."), ("user", "And now?"), ("assistant", "5."),
     ]  # fmt: skip
-    assert example.messages[2]["context"], "what was answered before is not trained on"
+    assert example.messages[2]["context"], "earlier answers are not trained on"
     bare = {**row, "system": "", "history": []}
     assert read(bare, as_chat=True).messages == read(bare).messages == ()
     for key, what in (("system", "system text"), ("history", "history")):
@@ -230,7 +230,7 @@ def test_an_answer_labelled_as_bad_is_not_trained_on(row):
         with pytest.raises(RowError, match=f"column {key} is false: in KTO rows"):
             read({**row, key: bad}, format=None)
         assert read({**row, key: good}) == read(row)
-    assert read({"text": "a", "label": False}).answer == "a", "a class, of texts that nobody answers"
+    assert read({"text": "a", "label": False}).answer == "a", "a class label, for texts without answers"
 
 
 def test_chosen_and_rejected_columns_point_to_the_preference_task(write_lines, prepare_set):

@@ -79,16 +79,16 @@ def test_a_row_without_answers_gives_a_prompt():
 
 def test_each_subset_keeps_its_own_rules():
     read = describe().read_row
-    assert read(make_row("lcc", input="", answers=["    x = 1"])).answer == "    x = 1", "code is written as it is"
+    assert read(make_row("lcc", input="", answers=["    x = 1"])).answer == "    x = 1", "code is not changed"
     chinese = read(make_row("dureader", answers=["\u4e00"]))
-    assert chinese.answer == "\u4e00", "no space stands between Chinese characters"
+    assert chinese.answer == "\u4e00", "no space between Chinese characters"
     assert {name for name in SUBSETS if read(make_row(name)).plain} == {
         "trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p",
     }  # fmt: skip
     assert read(make_row("trec", all_classes=["Food", "Date"])).reference["all_classes"] == ["Food", "Date"]
     empty = read(make_row("qasper", answers=[""]))
     assert empty.answer == ""
-    assert empty.reference["answers"] == [""], "it is judged all the same"
+    assert empty.reference["answers"] == [""], "it is still scored"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_protocol_of_one_subset_and_of_several():
     assert samsum.facts["category"] == "few-shot"
     several = describe(subsets=["lcc", "qmsum"])
     assert (several.max_new_tokens, several.stop, several.chat_exempt) == (512, (), False)
-    assert several.generation_split is None, "the rows that are held out are answered"
+    assert several.generation_split is None, "the held-out rows are answered"
     assert "category" not in several.facts
 
 
@@ -189,7 +189,7 @@ def test_rows_are_found_in_every_layout(tmp_path):
     found = [load(path=str(path), subsets=list(rows)) for path in (flat, official, mirror, one, archive, holder)]
     assert len(found[0].examples) == 6
     assert all(each.examples == found[0].examples for each in found)
-    assert found[3].places[0] == f"{one}:4", "in the order of the subsets, under the places in the file"
+    assert found[3].places[0] == f"{one}:4", "in the order of the subsets, with positions in the file"
     assert [each.reference["subset"] for each in load(path=str(one), subset="lcc").examples] == ["lcc"] * 3
     assert len(load(path=str(flat), subset="lcc").examples) == 3
 
@@ -246,7 +246,9 @@ def test_rows_of_one_context_are_held_out_together(tmp_path):
     assert not papers[0] & papers[1]
     turned = write_rows(tmp_path / "turned" / "qasper.jsonl", rows[::-1])
     again = hold_out(turned, 1)
-    assert {int(name.split("-")[1]) // 4 for name in again[1]} == papers[1], "which papers does not hang on the order"
+    assert {int(name.split("-")[1]) // 4 for name in again[1]} == papers[1], (
+        "the held-out papers do not depend on the order"
+    )
     assert set(hold_out(file, 2)[1]) != set(held_out)
 
 
@@ -340,7 +342,7 @@ def test_the_table_and_prompts_equal_the_official_ones():
     for name, template in load_prompts(str(file), SUBSETS).templates.items():
         assert template.render(row) == official[name].format(**row)
     own = json.loads(OWN_FILE.read_text("utf-8"))
-    assert not set(own.values()) & set(official.values()), "ours is a wording of our own"
+    assert not set(own.values()) & set(official.values()), "our prompt has its own wording"
 
 
 def test_only_the_13_subsets_of_longbench_e_have_its_names():

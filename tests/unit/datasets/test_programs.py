@@ -54,7 +54,7 @@ def test_mbpp_prompts_start_with_three_examples():
     example = spec.read_row(MBPP)
     assert example.prompt.count("[BEGIN]\n") == 4
     assert example.prompt.count("[DONE]\n\n") == 3
-    assert example.prompt.count("\r\n") == 11, "the set's own line ends"
+    assert example.prompt.count("\r\n") == 11, "the dataset's own line ends"
     assert example.prompt.endswith(
         "You are an expert Python programmer, and here is your task: Write a function to add. Your code should pass "
         "these tests:\n\nassert add(1, 2) == 3\nassert add(0, 0) == 0\nassert add(1, 1) == 2\n[BEGIN]\n"

@@ -33,7 +33,7 @@ def test_scores_of_a_run_are_reused(sft_run, score, fingerprint, caplog):
     }  # fmt: skip
     assert result["provenance"]["versions"]["torch"]
 
-    # Answered anew, from the folder: the same texts, and no difference to the record.
+    # Answered again, from the folder: the same texts, and no difference to the record.
     again = score(open_run, sft_run / "final_model", sets=["test"], output_dir=sft_run.parent / "elsewhere")["test"]
     assert (again.reused, again.difference, again.folder) == (False, 0.0, sft_run.parent / "elsewhere" / "test")
     assert _answers(again.folder) == written
@@ -86,10 +86,10 @@ def test_a_base_model_gets_the_datasets_prompt(base, arithmetic, score, tmp_path
         assert row["prediction"] == tokenizer.decode(ids, skip_special_tokens=True)
     right = [row["prediction"].rstrip(".").split()[-2] == row["references"][0].split()[-1] for row in rows]
     assert entry.result["metrics"]["em_flexible"] == sum(right) / len(right)
-    assert entry.result["metrics"]["em_strict"] == 0, "the base has never written ####"
+    assert entry.result["metrics"]["em_strict"] == 0, "the base never generates ####"
     again = score(open_model, base, *words, sets=[sums], output_dir=tmp_path)["sums"]
     assert again.reused
-    assert again.result == entry.result, "what was there is left as it was"
+    assert again.result == entry.result, "existing files are unchanged"
 
 
 def test_a_run_folder_and_a_path_for_several_sets_are_refused(sft_run, base):

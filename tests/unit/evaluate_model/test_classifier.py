@@ -56,7 +56,7 @@ def test_a_run_scores_as_in_training(trained, score, fingerprint, caplog):
         assert row["prediction"] == answer.label
         assert row["probabilities"] == pytest.approx(answer.probabilities, abs=1e-4)
 
-    assert score(open_run, run)["validation"].reused, "the head below the trained one is random, and is not looked at"
+    assert score(open_run, run)["validation"].reused, "the head below the trained one is random and unused"
     assert "eval_validation: already done" in caplog.text
     assert not list(run.glob("*.old_*"))
     assert fingerprint(run) == before
@@ -143,7 +143,7 @@ def test_a_published_classifier_keeps_its_order_of_labels(classifier, glue, scor
             assert answer["prediction"] == model.config.id2label[best].lower()
             assert answer["label"] == names[row["label"]]
             right.append(answer["prediction"] == answer["label"])
-        assert 0 < sum(right) < len(right), "a score of all or nothing would hide an order that is wrong"
+        assert 0 < sum(right) < len(right), "scores of 0 or 1 would hide a wrong label order"
         assert result["metrics"]["accuracy"] == pytest.approx(sum(right) / len(right))
         assert result["dataset"]["split"] == split
     with pytest.raises(UserError, match="test_matched rows are not public"):

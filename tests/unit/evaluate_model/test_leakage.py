@@ -57,7 +57,7 @@ def test_trained_rows_are_counted_and_stored(run, rows, score, caplog, tmp_path)
     caplog.clear()
     again = score(open_run, run, *words, sets=SETS)["mine"]
     assert (again.reused, again.result["leakage"]) == (True, leakage)
-    assert "mine: the run was trained on" in caplog.text, "said of a stored score too"
+    assert "mine: the run was trained on" in caplog.text, "also reported for a stored score"
 
     caplog.clear()
     other = write_rows(tmp_path / "other", "drinks")

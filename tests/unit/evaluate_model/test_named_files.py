@@ -47,7 +47,7 @@ def test_named_files_of_a_language_model_are_scored_completely(make_sft, train_c
     )
     record = json.loads((run / "results.json").read_text("utf-8"))["evaluation"]["other"]
     assert (record["n"], record["partial"]) == (20, False)
-    assert "token_f1" in record, "what else the set says counts as well"
+    assert "token_f1" in record, "other settings of the dataset apply as well"
     _score_all(score, run, own, other)
     limit = ["generation.max_new_tokens=2"]
     entry = score(open_model, base, *limit, sets=[str(other)], output_dir=tmp_path / "plain")["other"]

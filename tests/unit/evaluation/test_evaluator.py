@@ -109,10 +109,10 @@ def test_several_answers_belong_to_one_row(
     assert (score.n, score.num_answers, len(rows)) == (10, 4, 40)
     for name, mean in means.items():
         assert score.metrics[name] == pytest.approx(mean.mean())
-        assert score.interval[name] == pytest.approx(bootstrap_mean(mean)), "rows are drawn, not answers"
+        assert score.interval[name] == pytest.approx(bootstrap_mean(mean)), "rows are resampled, not answers"
         assert score.groups["kind"]["second"]["metrics"][name] == pytest.approx(mean[5:].mean())
     assert SetScore.from_dict(json.loads((tmp_path / "results.json").read_text())) == score
-    assert evaluate_set(*quickstart_model, several, SECTION, tmp_path) == score, "nothing is answered again"
+    assert evaluate_set(*quickstart_model, several, SECTION, tmp_path) == score, "no row is answered again"
 
 
 def test_a_metric_computed_over_all_rows(
@@ -305,7 +305,7 @@ def test_two_processes_give_the_scores_of_one(
     alone = evaluate_set(*quickstart_model, few, SECTION, tmp_path / "alone")
     (tmp_path / "known.pickle").write_bytes(pickle.dumps(few))
     (tmp_path / "eval").mkdir()
-    for name in ("identity.json", "predictions.jsonl"):  # the two go on behind what one process did
+    for name in ("identity.json", "predictions.jsonl"):  # the two continue after what one process did
         content = (tmp_path / "alone" / name).read_bytes().splitlines(keepends=True)
         (tmp_path / "eval" / name).write_bytes(b"".join(content[2:6] if name.startswith("pred") else content))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

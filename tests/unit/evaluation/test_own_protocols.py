@@ -155,7 +155,7 @@ def test_code_similarity_follows_the_setting(load: Callable[..., dict[str, Evalu
     entry = {"name": "longbench", "path": str(tmp_path), "subsets": "lcc,hotpotqa"}
     plain = load(entry)
     assert [plain[name].scorer for name in ("longbench_lcc", "longbench_hotpotqa")] == ["difflib", None]
-    assert "code_similarity" not in plain["longbench_lcc"].references[0], "what earlier versions have answered goes on"
+    assert "code_similarity" not in plain["longbench_lcc"].references[0], "answers of earlier versions are continued"
     other = load(entry, longbench={"code_similarity": "levenshtein"})
     assert [other[name].scorer for name in ("longbench_lcc", "longbench_hotpotqa")] == ["levenshtein", None]
     assert other["longbench_lcc"].references[0]["code_similarity"] == "levenshtein"

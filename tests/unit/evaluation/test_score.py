@@ -58,7 +58,7 @@ def test_reasons_why_scores_are_not_comparable(change: dict[str, Any], reason: s
 def test_code_scores_need_the_same_similarity_to_be_comparable() -> None:
     names = ("difflib", "levenshtein", None)
     difflib, levenshtein, older = (dataclasses.replace(SCORE, scorer=name) for name in names)
-    assert comparable(difflib, older) is None, "earlier versions had no other and did not name it"
+    assert comparable(difflib, older) is None, "earlier versions had only this one and did not record it"
     assert comparable(levenshtein, difflib) == "they have different scorers: levenshtein and difflib"
     assert comparable(levenshtein, older) == "they have different scorers: levenshtein and None"
 

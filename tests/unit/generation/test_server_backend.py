@@ -149,7 +149,7 @@ def test_permanent_errors_are_reported_in_one_sentence(server: ModelServer, monk
     start = time.monotonic()
     with pytest.raises(ServerError, match=r"no answer after 2 tries: the connection was lost \(ReadTimeout\)"):
         backend.generate_batch(prompts[:1], [0])
-    assert time.monotonic() - start < 0.9, "both tries, at 2 s for the whole answer"
+    assert time.monotonic() - start < 0.9, "both attempts, with 2 s for the whole answer"
 
 
 def test_the_request_holds_every_decoding_setting(server: ModelServer) -> None:

@@ -30,7 +30,7 @@ def test_results_come_in_order_from_separate_threads():
 
     def run(item):
         if item < 3:
-            meet.wait(timeout=10)  # three of them are at work at once
+            meet.wait(timeout=10)  # three of them run at once
         return item * item
 
     assert list(run_side_by_side(CPU, run, range(12))) == [item * item for item in range(12)]

@@ -232,7 +232,7 @@ def test_sampling_depends_only_on_seed_and_row(quickstart: tuple[Any, Any]) -> N
     assert drawn == answer(model, tokenizer, prompts, 1, **hot)
     generator = Backend(model, tokenizer, GenerationSection(max_new_tokens=16, **hot))
     assert dict(generator.generate_batch(prompts, [3, 1])) == {3: drawn[3], 1: drawn[1]}
-    assert drawn[0] != drawn[1], "rows of equal prompt draw for themselves"
+    assert drawn[0] != drawn[1], "rows with equal prompts sample independently"
     assert drawn != answer(model, tokenizer, prompts, 4, seed=1, **hot)
     assert answer(model, tokenizer, prompts, 4, temperature=1.0, top_k=1) == answer(model, tokenizer, prompts, 4)
     assert answer(model, tokenizer, prompts, 4, temperature=1e-4) == answer(model, tokenizer, prompts, 4)
@@ -261,7 +261,7 @@ def test_generation_does_not_change_training(family: str, build_model: Callable[
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
-        model.base_model.model.lm_head.eval()  # a module that is not in the mode of the others
+        model.base_model.model.lm_head.eval()  # a module whose training mode differs from the others'
         modes = [module.training for module in model.modules()]
         checkpointing = [getattr(module, "gradient_checkpointing", None) for module in model.modules()]
         assert True in checkpointing
@@ -392,7 +392,7 @@ def test_min_new_tokens(build_model: Callable[..., tuple[Any, Any]], temperature
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer))
     free = answer(model, tokenizer, prompts, temperature=temperature)
-    # Whatever is likeliest first is made the end of text: at once without a least length, later with one.
+    # The most likely first token becomes the end token: it ends answers at once, or later with a minimum length.
     firsts = {tokenizer(each.text, add_special_tokens=False)["input_ids"][0] for each in free.values() if each.text}
     ends = {"stop_token_ids": sorted(firsts), "temperature": temperature}
     at_once = answer(model, tokenizer, prompts, **ends)
@@ -458,7 +458,7 @@ def test_batches_do_not_depend_on_earlier_calls(build_model: Callable[..., Any],
     moved = dict(
         pair for batch in generate_batches(generator, prompts, generator.plan_batches(prompts)) for pair in batch
     )
-    assert (moved == answers) == (temperature == 0), "the number of a row, not its place, decides what it draws"
+    assert (moved == answers) == (temperature == 0), "sampling depends on a row's number, not its position"
     assert moved == answer_all(generator, prompts)
 
 

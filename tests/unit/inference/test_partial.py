@@ -43,7 +43,7 @@ def test_a_truncated_file_is_continued_after_its_complete_lines(tmp_path, size, 
     partial.add((number, {"n": number}) for number in (0, 1, 2, 3))
     partial.close()
     assert [json.loads(line)["n"] for line in partial.results()] == [0, 1, 2, 3]
-    assert path.read_bytes().count(b"\n") == 5, "no answer stands there twice"
+    assert path.read_bytes().count(b"\n") == 5, "no answer is written twice"
     assert (f"continuing after {num_whole} answers" in caplog.text) == (num_whole > 0)
 
 

@@ -90,7 +90,7 @@ def test_a_prompt_of_several_columns(write):
 
 def test_a_rows_system_text_and_tools_are_part_of_the_prompt(write):
     tools = [{"type": "function", "function": {"name": "add"}}]
-    for room in ("messages", "alpaca"):  # a run on conversations, and one that is asked by other columns
+    for room in ("messages", "alpaca"):  # a run on conversations, and one prompted by other columns
         prompt_builder = build_chat_prompt_builder(_describe(write, *ROOMS[room][:2]), (), ())
         example = prompt_builder.read({"messages": CHAT[:1], "tools": tools, "system": "Be kind."})
         assert example.messages == ({"role": "system", "content": "Be kind."}, CHAT[0])

@@ -37,7 +37,7 @@ def test_contradictions(request_, message):
 def test_a_complete_request_passes(write, tmp_path):
     source = write("in.csv", "text\na\n")
     Request(RUN, input_file=str(source), output_file=str(tmp_path / "new" / "out.xlsx"), as_json=True).check()
-    assert list((tmp_path / "new").iterdir()) == [], "the probe is taken away"
+    assert list((tmp_path / "new").iterdir()) == [], "the probe file is removed"
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def test_go_templates_render_like_the_chat_template(tmp_path: Path) -> None:
     written = done.stdout.split("\0")[:-1]
     assert len(written) == len(asked) == 8
     for (each, system), shown in zip(asked, written, strict=True):
-        has_role = "<|" in each.template  # Gemma and Mistral put what the system says before the first question
+        has_role = "<|" in each.template  # Gemma and Mistral put the system text before the first question
         turns = [("system", system), ("user", "How many?")] if has_role and system else [("user", "How many?")]
         if system and not has_role:
             turns = [("user", f"{system}\n\nHow many?")]

@@ -46,7 +46,7 @@ LANGUAGE = {
     "modules_to_save body": {"peft__modules_to_save": ["norm"]},
     "added tokens": {"model__extra_special_tokens": NEW},
 }
-UNTIED = {  # what makes a tied base's two matrices differ
+UNTIED = {  # this makes a tied base's two matrices differ
     "embeddings saved": {"peft__modules_to_save": ["embed_tokens"]},
     "head saved": {"peft__modules_to_save": ["lm_head"]},
     "embeddings adapted": {"peft__target_modules": ["q_proj", "embed_tokens"]},

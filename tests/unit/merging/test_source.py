@@ -135,7 +135,7 @@ def test_a_merged_model_is_refused(make_sft, train_run, tmp_path):
     with pytest.raises(UserError, match=r"holds no adapter_config\.json, so there is no adapter to merge"):
         open_adapter_run(str(inside))
     again = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "again"), MergeOptions(num_eval=0))
-    assert again["probe"]["top1_agreement"] == 1, "a merge leaves the run as it was"
+    assert again["probe"]["top1_agreement"] == 1, "merging does not change the run"
 
 
 def test_damaged_weights(foreign, tmp_path):

@@ -169,8 +169,8 @@ def test_longbench() -> None:
         part, their = [rows[index] for index in chosen], [scores[index] for index in chosen]
         different += count(f"longbench_{subset}", part, "longbench_score", their, "score")
     assert Counter(row["task"] for row in different) == {
-        "longbench_dureader": 1,  # it strips the answer: a space at its start is a word of jieba's
-        "longbench_samsum": 7,  # it strips the answer: one that ends with a full stop and a space has another sentence
-        "longbench_lcc": 3,  # it passes over lines of white space, also behind the first
+        "longbench_dureader": 1,  # it strips the answer: to jieba a leading space is a word
+        "longbench_samsum": 7,  # it strips the answer: a full stop and a space at its end make another sentence
+        "longbench_lcc": 3,  # it skips whitespace lines, also after the first
         "longbench_repobench-p": 3,
     }

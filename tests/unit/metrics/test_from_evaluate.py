@@ -56,7 +56,7 @@ def test_texts_labels_and_values(scripts: dict[str, str], caplog: pytest.LogCapt
     assert compute_metrics([labels], np.array([0, 1, 2]), np.array([0, 2, 2]), 3) == {labels: 2.0}
     assert compute_metrics([labels], np.array([[0.5], [1.0]]), np.array([0.5, 2.0]), 1) == {labels: 1.0}
     assert majority_baseline([labels, "accuracy"], [1, 1, 0], [1, 0], 2) == {labels: 1.0, "accuracy": 0.5}
-    assert not is_score(texts), "whose range nobody knows is shown as it is"
+    assert not is_score(texts), "a score of unknown range is shown unscaled"
 
 
 def test_one_of_several_values(scripts: dict[str, str]) -> None:
@@ -121,8 +121,8 @@ def test_a_classifiers_own_metric_needs_consent_to_be_run_again(
     config = make_config(dataset__metrics=[name, "accuracy", "f1"], training__max_steps=1)
     run = command("train", "--config", config.source)["output_dir"]
     metrics = json.loads(Path(run, "results.json").read_text("utf-8"))["metrics"]
-    assert metrics[name] == pytest.approx(17 * metrics["accuracy"]), "the rows that are right"
-    assert metrics["combined_score"] == pytest.approx((metrics["accuracy"] + metrics["f1"]) / 2), "of scores alone"
+    assert metrics[name] == pytest.approx(17 * metrics["accuracy"]), "the correct rows"
+    assert metrics["combined_score"] == pytest.approx((metrics["accuracy"] + metrics["f1"]) / 2), "over scores only"
     with pytest.raises(UserError, match=r"its own run.yaml scores by evaluate:.*--allow_extensions"):
         command("evaluate_model", "--run", run)
     [found] = command("evaluate_model", "--run", run, "--allow_extensions")["sets"].values()

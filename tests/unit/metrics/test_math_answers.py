@@ -47,7 +47,7 @@ FLEXIBLE = [
     ("5.00", "5.00"),
     ("#### 18.", "18"),
     ("3/4", "4"),
-    ("it is 18 ...", ".."),  # a row of dots counts as a number there, and one of them is cleaned away
+    ("it is 18 ...", ".."),  # a sequence of dots counts as a number there, and one dot is removed
     ("none", None),
     ("", None),
 ]

@@ -69,7 +69,7 @@ def test_equal_by_the_string_rules(one: str, other: str) -> None:
         ("03/4", r"\frac{3}{4}"),
         ("0.25", r"\frac{1}{4}"),
         ("abc = 3", "3"),
-        (r"x\sqrt", r"x \sqrt"),  # breaks a rule, so that both are compared as they stand
+        (r"x\sqrt", r"x \sqrt"),  # breaks a rule, so that both are compared unchanged
         (r"5\text{ cm}\text{ long}", "5"),
     ],
 )
@@ -160,5 +160,5 @@ def test_rules_compared_on_real_answers() -> None:
         different = [row for row, score in zip(rows, scores, strict=True) if bool(score) != row["right"]]
         found[name] = scores.sum(), Counter((row["gold"], row["extracted"]) for row in different)
     commas = {("900,000,000", "900000000"): 8, ("3,250", "3250"): 8, ("50,625", "50625"): 4}
-    assert found["math_equivalence"] == (708, commas), "it takes commas for part of the answer"
+    assert found["math_equivalence"] == (708, commas), "it treats commas as part of the answer"
     assert found["math_verify"] == (729, {("10{,}000", "10000"): 1})

@@ -63,7 +63,7 @@ def test_allowed_weights_run_no_code(pickled: Path, tmp_path: Path) -> None:
     assert not sprung.exists()
     with (pickled / "pytorch_model.bin").open("rb") as file:
         pickle.load(file)
-    assert sprung.exists(), "the trap works where nothing holds it"
+    assert sprung.exists(), "the trap works without the protection"
 
 
 @pytest.mark.parametrize("victim", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])

@@ -55,8 +55,8 @@ def test_valid_settings_are_kept(load, make_checkpoint, caplog):
 def test_unsavable_settings_are_refused(what, load):
     model, tokenizer = load("llama", num_labels=3)
     if what == "tokenizer":
-        tokenizer.chat_template = "{{ '\ud800' }}"  # half a character: no file can hold it
+        tokenizer.chat_template = "{{ '\ud800' }}"  # a lone surrogate, which no file can hold
     else:
-        model.config.extra = {1, 2}  # no JSON
+        model.config.extra = {1, 2}  # not JSON
     with pytest.raises(ModelError, match=f"the {what} of .* cannot be written back, which would lose a finished run"):
         require_writable(model, tokenizer)

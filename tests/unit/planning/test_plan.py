@@ -35,7 +35,7 @@ def test_a_simulated_step_allocates_like_a_real_one(method):
     counts, memory = plan_memory(config, None, (1, 200))
     step, weights = real_step(config, 200)
     assert memory.weights == weights
-    assert memory.step == pytest.approx(step, rel=0.2)  # kernels differ in what they keep
+    assert memory.step == pytest.approx(step, rel=0.2)  # kernels differ in the memory they keep
     assert memory.optimizer == 2 * memory.gradients == 8 * counts.trainable
 
 

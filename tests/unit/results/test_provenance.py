@@ -66,7 +66,7 @@ def test_git_commit_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "a").write_text("2")
     assert (find_git_state(tmp_path) or {})["dirty"] is True
     (tmp_path / "inner").mkdir()
-    assert find_git_state(tmp_path / "inner") is None  # unpacked inside somebody else's checkout
+    assert find_git_state(tmp_path / "inner") is None  # unpacked inside another project's checkout
     monkeypatch.setenv("PATH", "")
     assert find_git_state(tmp_path) is None
 

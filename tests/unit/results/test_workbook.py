@@ -142,7 +142,7 @@ def test_a_spreadsheet_program_opens_it(record: RunRecord, tmp_path: Path) -> No
         "soffice",
         "--headless",
         "--convert-to",
-        "csv:Text - txt - csv (StarCalc):44,34,76,1,,0,false,true",  # the last word: cells as they are shown
+        "csv:Text - txt - csv (StarCalc):44,34,76,1,,0,false,true",  # last: cells as displayed
         "--outdir",
         str(tmp_path),
         str(tmp_path / "r.xlsx"),

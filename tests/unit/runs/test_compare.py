@@ -34,7 +34,7 @@ def test_differing_settings_are_shown_beside_scores(tmp_path):
     assert answer["configuration"]["peft.lora_r"] == [8, 16, None]
     assert answer["configuration"]["seed"] == [42, 1, 42]
     assert answer["configuration"]["peft.method"] == ["lora", "lora", "none"]
-    assert "training.output_dir" not in answer["configuration"], "a folder decides no number"
+    assert "training.output_dir" not in answer["configuration"], "folders do not affect results"
     assert "dataset.path" not in answer["configuration"]
     assert answer["measured"]["accuracy x100"] == [
         "80.00 [70.00, 90.00]",

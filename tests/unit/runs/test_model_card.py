@@ -29,7 +29,7 @@ def read(tmp_path: Path, base: str, path: str | None, **peft: object) -> object:
 
 def test_scores_are_in_the_hubs_metadata_with_their_protocol(tmp_path):
     config = read(tmp_path, "Qwen/Qwen2.5-1.5B", None, method="lora", lora_r=16)
-    sets = {"gsm8k": SET, "combined": {"combined_score": 1.5, "kept_step": 30}}  # the last one is no set
+    sets = {"gsm8k": SET, "combined": {"combined_score": 1.5, "kept_step": 30}}  # the last one is not a dataset
     card = ModelCard(build_card(config, RunRecord("success", "sums", "CAUSAL_LM", "lora", evaluation=sets), False))
     assert (card.data.base_model, card.data.library_name) == ("Qwen/Qwen2.5-1.5B", "peft")
     (result,) = card.data.eval_results

@@ -209,7 +209,7 @@ def test_resume_takes_a_named_checkpoint(named: str, load: Load) -> None:
     assert folder.resume_from is not None
     assert Path(folder.resume_from) == path / "checkpoint-9"
     [aside] = path.glob("earlier_checkpoints_*")
-    assert [each.name for each in aside.iterdir()] == ["checkpoint-10"], "a later --resume must not go on there"
+    assert [each.name for each in aside.iterdir()] == ["checkpoint-10"], "a later --resume must not continue there"
     assert not (path / "checkpoint-10").exists()
 
 
@@ -370,4 +370,4 @@ def test_a_checkpoint_of_another_run_is_refused(load: Load, tmp_path: Path) -> N
     add_checkpoint(twin, 4)
     folder = open_run_folder(load(), str(twin / "checkpoint-4"))
     assert folder.resume_from == str(twin / "checkpoint-4")
-    assert not (path / "checkpoint-9").exists(), "a later --resume must not go on there"
+    assert not (path / "checkpoint-9").exists(), "a later --resume must not continue there"

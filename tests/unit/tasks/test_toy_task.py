@@ -72,7 +72,7 @@ def test_it_is_trained_verified_and_reported(make_config: Callable[..., Any]) ->
     assert (record.status, written["headline"], written["task_type"]) == ("success", "error_in_tokens", "SEQ_CLS")
     errors = [log["eval_loss"] ** 0.5 * 5 for log in _read_log(folder.path) if "eval_loss" in log]
     assert written["metrics"]["error_in_tokens"] == pytest.approx(min(errors), rel=1e-4)
-    assert min(errors) < errors[0] / 2, "it has learnt to count"
+    assert min(errors) < errors[0] / 2, "it learnt to count"
     assert written["reload_check"]["largest_logit_difference"] == 0
     assert written["params"]["trainable"] > 0
     assert "toy" in (folder.path / "final_model" / "run.yaml").read_text("utf-8")

@@ -42,7 +42,7 @@ def test_the_penalty_is_only_in_the_training_loss(kind, prepare_run, make_sft):
         losses[weight] = _losses(prepared, causal)
         by_hand = _penalty_by_hand(prepared.model, weight)
         assert losses[weight][0] - losses[0][0] == pytest.approx(by_hand, rel=1e-4)
-        assert losses[weight][1] == pytest.approx(losses[0][1], rel=1e-6), "an evaluation's loss is the task's"
+        assert losses[weight][1] == pytest.approx(losses[0][1], rel=1e-6), "the evaluation loss is the task's"
     assert losses[0][0] < losses[0.5][0] < losses[50][0]
 
 

@@ -111,7 +111,7 @@ def test_a_missing_callback_is_reported_with_its_line(name, sentence, make_confi
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=rf"tiny.yaml:\d+  training.callbacks: {sentence}"):
         make_config("bert", training__callbacks=[name])
-    assert not {"recorder", "broken"} & sys.modules.keys(), "only their source is read"
+    assert not {"recorder", "broken"} & sys.modules.keys(), "only their source is hashed"
     make_config(
         "bert",
         training__callbacks=[

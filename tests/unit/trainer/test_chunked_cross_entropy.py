@@ -222,6 +222,6 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(training, monkeypatch):
         output = model(input_ids=ids, labels=ids, trained_positions=True)
         if training:
             output.loss.backward()
-    weight = 20_000 * 32  # torch.linear transposes nothing it has to copy, but a view counts as its base
+    weight = 20_000 * 32  # torch.linear copies nothing to transpose, but a view counts as its base
     assert largest.numel <= weight
     assert largest.numel < 199 * 20_000 / 4

@@ -89,7 +89,7 @@ def test_a_finished_run_made_longer_follows_the_new_schedule(kind, prepare_run, 
     assert read_rates(longer)[:5] == read_rates(short)
     assert read_rates(longer)[5:] == pytest.approx(rates[5:], abs=1e-9)
     said = f"the learning rate continues at {rates[5]:.3g} (step 5 of the 10-step schedule)"
-    assert (said in caplog.text) == (not kind.startswith("constant")), "said where it is so, and only there"
+    assert (said in caplog.text) == (not kind.startswith("constant")), "reported exactly where it applies"
 
 
 def test_a_new_schedule_applies_to_max_steps_parameter_groups_and_interrupted_runs(prepare_run, make_config):

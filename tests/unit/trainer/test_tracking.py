@@ -23,7 +23,7 @@ from utils.trainer.tracking import name_run, report_run, tag_run
 def _without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_set_here", {})
     for name in ("WANDB_TAGS", "SWANLAB_TAGS", "WANDB_PROJECT", "MLFLOW_TAGS", "TRACKIO_PROJECT"):
-        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.setenv(name, "")  # so that it is restored
         monkeypatch.delenv(name)
 
 

@@ -48,7 +48,7 @@ def test_other_rows_settings_or_layers_miss_the_cache(attach, cache):
         attach("llama", "lora", **{**keys, **changed})
     attach("qwen2", "lora", **keys)
     assert len([*cache.iterdir()]) == 6
-    attach("llama", "lora", **{**keys, "lora_alpha": 16})  # no part of the question
+    attach("llama", "lora", **{**keys, "lora_alpha": 16})  # not part of the cache key
     assert len([*cache.iterdir()]) == 6
 
 

@@ -57,7 +57,7 @@ def _task(family):
     return "SEQ_CLS" if family in ENCODERS else "CAUSAL_LM"
 
 
-CLASSIFIERS = tuple(family for family in PLACES if family != "cohere")  # of which transformers has no classifier
+CLASSIFIERS = tuple(family for family in PLACES if family != "cohere")  # transformers has no classifier for it
 DECODERS = tuple(family for family in PLACES if family not in ENCODERS)
 
 
@@ -101,7 +101,7 @@ def test_shared_layers_are_refused(attach):
     ("kind", "keys", "reason"),
     [
         ("Bloom", {"n_layer": 2, "n_head": 2}, "ALiBi"),
-        ("Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 2}, "ALiBi"),  # its masks say what is hidden
+        ("Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 2}, "ALiBi"),  # its masks mark hidden positions
         ("Falcon", {"num_hidden_layers": 2, "num_attention_heads": 2, "alibi": True}, "ALiBi"),
         ("Mamba", {"num_hidden_layers": 2}, "which has no attention"),
     ],

@@ -127,5 +127,5 @@ def test_keys_without_effect_are_warned_about():
         "downsample_rank": "downsample: avgpool has no inner width; use adapter or lora"
     }
     assert not Config(downsample="avgpool").find_conflicts()
-    assert not Config(**Config(downsample="avgpool").model_dump()).find_conflicts(), "as a run's own run.yaml has it"
+    assert not Config(**Config(downsample="avgpool").model_dump()).find_conflicts(), "as written in a run's run.yaml"
     assert not Config(downsample="lora", downsample_rank=8).find_conflicts()

@@ -70,7 +70,7 @@ def test_a_static_cache_generates_the_same(build_base, put_beside, draw_batch, f
     adapted, batch = put_beside(build_base(family)), draw_batch("left")
     ids, mask = batch["input_ids"], batch["attention_mask"]
     expected = _write(adapted, ids, mask)
-    for _ in range(2):  # the model keeps the cache for its next text
+    for _ in range(2):  # the model keeps the cache for its next call
         assert torch.equal(_write(adapted, ids, mask, cache_implementation="static"), expected)
     shorter = _write(adapted, ids[:, 3:], mask[:, 3:], cache_implementation="static")
     assert torch.equal(shorter, _write(adapted, ids[:, 3:], mask[:, 3:]))

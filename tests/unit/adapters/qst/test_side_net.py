@@ -31,7 +31,7 @@ def test_mixing_of_the_side_output(build_base, put_beside, draw_batch, mix):
     [
         (2048, 16, 64, (128, 512, 2, 64)),  # Llama-3.2-1B
         (4096, 16, 128, (256, 512, 2, 128)),  # Llama-2-7B's heads
-        (1536, 16, 128, (96, 512, 1, 128)),  # Qwen2.5-1.5B: one head, wider than the side
+        (1536, 16, 128, (96, 512, 1, 128)),  # Qwen2.5-1.5B: one head, wider than the side network
     ],
 )
 def test_widths(size, factor, head_dim, expected):

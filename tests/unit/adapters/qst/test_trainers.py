@@ -202,6 +202,6 @@ def test_another_seed_reuses_the_states_on_disk(prepare_run, make_set, tmp_path)
         first.register_forward_hook(count)
         run.trainer.train()
         held_out.append([row["input_ids"] for row in run.data.evals[""].dataset])
-    assert held_out[0] != held_out[1], "the seed draws them"
+    assert held_out[0] != held_out[1], "they depend on the seed"
     assert calls[0] > 0
-    assert calls[1] == 0, "the layers of the backbone are passed over from the first step on"
+    assert calls[1] == 0, "the backbone's layers are skipped from the first step on"

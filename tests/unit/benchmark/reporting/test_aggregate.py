@@ -211,7 +211,7 @@ def test_better_requires_paired_seeds(folder: Any) -> None:
         ({1: 0.7, 2: 0.7}, {3: 0.9, 4: 0.9}, "accuracy", "no claim"),  # none
         ({1: 0.7, 2: 0.6}, {1: 0.8, 2: 0.7}, "accuracy", "no claim"),  # the same difference twice
         ({1: 0.7, 2: 0.6}, {1: 0.9, 2: 0.5}, "accuracy", "not told apart"),
-        ({1: 0.70, 2: 0.60, 3: 0.5}, {1: 0.60, 2: 0.501, 3: 0.402}, "loss", "better"),  # less is better
+        ({1: 0.70, 2: 0.60, 3: 0.5}, {1: 0.60, 2: 0.501, 3: 0.402}, "loss", "better"),  # lower is better
         ({1: 0.70, 2: 0.60, 3: 0.5}, {1: 0.60, 2: 0.501, 3: 0.402}, "accuracy", "worse"),
     ],
 )

@@ -30,8 +30,8 @@ def write(folder: Any) -> dict[str, Path]:
         ("rte", [0.66, 0.527], {2: BASELINE}),
         ("cola", [0.60, 0.61, 0.30], {3: FAR}),
         ("cola", [0.60, 0.61, 0.57], {}),  # not five points below
-        ("cola", [0.60, 0.20], {}),  # of two nobody knows which one is right
-        ("cola", [0.70, 0.60, 0.50, 0.40], {}),  # they differ that much
+        ("cola", [0.60, 0.20], {}),  # of two runs it is unknown which one is right
+        ("cola", [0.70, 0.60, 0.50, 0.40], {}),  # they always differ that much
         ("stsb", [0.80, 0.81, 0.01], {3: FAR}),  # it has no baseline
     ],
 )

@@ -36,7 +36,7 @@ def test_scores_charts_and_failed_runs(folder: Any) -> None:
     assert '<span class="status other">4 / 5</span>' in page
     assert "75.00 \u00b1 7.07 (2/3)" in page
     links = re.findall(r'<a href="([^"#]+)">([^<]+)</a>', page)
-    assert len(links) == 4  # the failed run has left no page
+    assert len(links) == 4  # the failed run has no page
     assert all((folder.path / link).is_file() for link, _ in links)
     charts = re.findall(r'aria-label="([^"]+)">', page)
     assert any(label.startswith("rte: lora 75.00; full 61.00") for label in charts)

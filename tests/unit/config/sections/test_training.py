@@ -45,7 +45,7 @@ def test_every_field_has_one_class(installed: Any) -> None:
     assert passed_through | set(OURS) == real
     assert not passed_through & set(OURS)
     own = set(OwnTrainingSection.model_fields) - set(OURS)
-    assert not own & real, "a field of ours now has the library's name: one of the two must go"
+    assert not own & real, "one of our fields now has a library field's name: remove one of them"
 
 
 def test_names_removed_upstream_are_really_gone(installed: Any) -> None:

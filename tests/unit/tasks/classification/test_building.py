@@ -20,7 +20,7 @@ def _regression(draw_rows, make_set):
 @pytest.mark.parametrize(("metric", "pick"), [("mse", min), ("pearson", max), ("loss", min)])
 def test_the_best_checkpoint_follows_the_metrics_direction(prepare_run, draw_rows, make_set, metric, pick):
     data = _regression(draw_rows, make_set)
-    # A learning rate this high makes the scores rise and fall, so that neither first nor last is best by chance.
+    # Such a high learning rate makes the scores fluctuate, so that neither the first nor the last is best by chance.
     run = prepare_run(
         "bert", data, dataset__num_labels=1, training__metric_for_best_model=metric, training__num_train_epochs=4,
         training__learning_rate=0.3, training__save_total_limit=None,

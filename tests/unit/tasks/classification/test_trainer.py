@@ -72,7 +72,7 @@ def test_methods_see_the_same_rows_in_the_same_batches(prepare_run):
     seen = {}
     for method in ("lora", "none", "head-only"):
         run = prepare_run("bert", peft={"method": method}, **STEPS, training__num_train_epochs=2)
-        torch.rand(len(method))  # a method may draw as much as it likes
+        torch.rand(len(method))  # a method may use any number of random draws
         seen[method] = _watch_rows(run.trainer)
         run.trainer.train()
     assert seen["lora"] == seen["none"] == seen["head-only"]

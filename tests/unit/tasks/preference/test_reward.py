@@ -102,7 +102,7 @@ def test_a_run_reports_pairwise_accuracy(run: Path, tmp_path: Path) -> None:
     assert metrics["margin"] == pytest.approx(metrics["rewards/chosen"] - metrics["rewards/rejected"])
     assert record["reload_check"]["rows"] == 40
     seen = json.loads((run / "trainer_state.json").read_text("utf-8"))["num_input_tokens_seen"]
-    assert plan_run(load_run_config(run / "run.yaml")).num_tokens == seen, "both sides are planned for"
+    assert plan_run(load_run_config(run / "run.yaml")).num_tokens == seen, "both sides are included in the plan"
     answer = command("evaluate_model", "--run", run, "--output_dir", tmp_path / "scores")
     again = answer["sets"]["validation"]
     assert again["metrics"] == pytest.approx({name: metrics[name] for name in again["metrics"]}, abs=1e-5)
@@ -128,7 +128,7 @@ def test_each_text_gets_a_reward_and_the_merged_model_agrees(run: Path, merged: 
     assert again["reward"] == pytest.approx(found[0]["reward_chosen"], abs=1e-4)
     whole = f"Question: {pairs[0]['question']}\nAnswer: {pairs[0]['chosen']}"
     plain = command("inference", "--adapter", run / "final_model", "--input_text", whole)["answers"][0]
-    assert "value" in plain, "asked a text as it is"
+    assert "value" in plain, "given an unformatted text"
     source.write_text("\n".join(map(json.dumps, pairs)))
     words = ['dataset.prompt_template="Question: {question}\\nAnswer:"', "reward.max_length=256"]
     scored = command("evaluate_model", "--model", merged, "--set", source, "--output_dir", tmp_path / "of",

@@ -117,7 +117,7 @@ def run_folder(tmp_path):
 def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_sft, run_folder, tmp_path, caplog):
     """Killed at the start, in the middle, and in the last step's evaluation; each evaluation has 2 x 5 prompts."""
     short = {"training__max_steps": 4, "training__early_stopping_patience": 9}
-    short["generation"] = {"max_new_tokens": 6, "batch_size": 1}  # four batches are written together: 4 rows, then 1
+    short["generation"] = {"max_new_tokens": 6, "batch_size": 1}  # four batches are generated together: 4 rows, then 1
     whole = _train(prepare_run, make_sft, **short)
     whole_record = _finish(whole)
     expected, written = _history(run_folder), _files(run_folder)
@@ -129,7 +129,7 @@ def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_
     kept = _steps(run_folder)
     run_folder.rename(tmp_path / "whole")
 
-    # What was begun of four batches is answered again.
+    # Unfinished rows of the four batches are answered again.
     for resume, num_answers in ((None, 8), (0, 5 + 8), (2, 5 + 4)):
         checkpoint = None if resume is None else run_folder / f"checkpoint-{resume}"
         with pytest.raises(_Killed):
@@ -143,7 +143,7 @@ def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_
     assert _steps(run_folder) == kept
     record = _finish(resumed)
     assert record.evaluation["combined"] == whole_record.evaluation["combined"]
-    assert _losses(resumed) == _losses(whole), "the evaluations have changed nothing"
+    assert _losses(resumed) == _losses(whole), "the evaluations changed nothing"
     assert _scores(resumed) == _scores(whole)
     assert _best_state(resumed) == _best_state(whole)
     saved = [
@@ -210,12 +210,12 @@ def test_the_best_steps_weights_become_the_final_model(prepare_run, make_sft, ru
     record = _finish(run)
     assert (run_folder / "best_model").resolve().name == "checkpoint-0"
     final = {name: value for name, value in run.model.state_dict().items() if "lora_B" in name}
-    assert all(value.abs().sum() == 0 for value in final.values()), "an adapter starts as none"
+    assert all(value.abs().sum() == 0 for value in final.values()), "a new adapter has no effect"
     assert all(value.abs().sum() > 0 for name, value in last.items() if "lora_B" in name)
     combined = record.evaluation["combined"]
     assert (combined["kept_step"], combined["best_step"], combined["last_step"]) == (0, 0, 6)
     assert combined["combined_score"] == combined["best_score"] > combined["last_score"]
-    assert record.best_metric == BestMetric("combined", combined["best_score"], 0), "the sum over both sets chose it"
+    assert record.best_metric == BestMetric("combined", combined["best_score"], 0), "the sum over both sets selected it"
     assert record.read_headline() == ("rouge_l", record.metrics["rouge_l"])
     assert record.metrics["rouge_l"] == record.evaluation["sums"]["best_combined"]["rouge_l"]
     assert record.metrics_last["rouge_l"] == record.evaluation["sums"]["last"]["rouge_l"]
@@ -225,7 +225,7 @@ def test_the_best_steps_weights_become_the_final_model(prepare_run, make_sft, ru
         (run_folder / name).read_bytes()
         for name in ("eval_step_0/base_sums_predictions.jsonl", "eval_sums/predictions.jsonl")
     ]
-    assert answers[0] == answers[1], "the best step's answers are taken, not written again"
+    assert answers[0] == answers[1], "the best step's answers are reused"
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -243,7 +243,7 @@ def test_early_stopping_follows_a_generated_score(older, prepare_run, make_sft, 
     assert run.trainer.args.greater_is_better is False
     assert "step 4: others_invalid_rate has not improved for 1 evaluations" in caplog.text
     resumed = _train(prepare_run, make_sft, run_folder / "checkpoint-4", **keys)
-    assert resumed.trainer.state.global_step == 4, "a resumed run decides the same"
+    assert resumed.trainer.state.global_step == 4, "a resumed run selects the same"
     assert _finish(resumed).evaluation["combined"]["last_step"] == 4
 
 
@@ -308,7 +308,7 @@ def test_loss_and_scores_are_evaluated_at_their_own_steps(prepare_run, make_sft,
     best = max(scores, key=lambda step: scores[step])
     assert _best_state(run)[:2] == (best, scores[best])
     losses = [log["step"] for log in run.trainer.state.log_history if "eval_loss" in log]
-    assert losses == [1, 2, 3, 4, 5, 6], "an evaluation of answers swallows none of the loss"
+    assert losses == [1, 2, 3, 4, 5, 6], "an evaluation of answers replaces none of the loss"
 
 
 def test_evaluation_works_without_checkpoints(prepare_run, make_sft, run_folder):

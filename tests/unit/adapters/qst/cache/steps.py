@@ -11,7 +11,7 @@ def run_step(model, batch):
     if "SequenceClassification" not in type(model.get_base_model()).__name__:
         real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
         labels = batch["input_ids"].masked_fill(~real, -100)
-        labels.scatter_(1, real.int().argmax(1, keepdim=True), -100)  # left padding would be asked for the first token
+        labels.scatter_(1, real.int().argmax(1, keepdim=True), -100)  # with left padding the first token is padding
     model.train()
     model.zero_grad()
     torch.manual_seed(5)

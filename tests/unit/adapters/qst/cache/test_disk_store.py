@@ -57,7 +57,7 @@ def count_exact(store: DiskStore, numbers: range) -> int:
             assert torch.equal(out, states), f"row {each} came back wrong"
             exact += 1
         else:
-            assert bool((out == 5).all()), "what is damaged was written into the batch"
+            assert bool((out == 5).all()), "damaged data was written into the batch"
             assert make_key(each) not in store
     return exact
 
@@ -108,7 +108,7 @@ def test_concurrent_processes_see_each_others_rows(tmp_path: Path) -> None:
     assert run_in_child(lambda: fill(first, range(200))) == 0
     assert count_exact(second, range(200)) == 200
     fill(second, range(210))
-    assert len(list(tmp_path.glob("**/*.safetensors"))) == 210, "nothing stands there twice"
+    assert len(list(tmp_path.glob("**/*.safetensors"))) == 210, "no row is stored twice"
     assert count_exact(first, range(210)) == 210
 
 
@@ -123,7 +123,7 @@ def test_a_row_is_a_safetensors_file(tmp_path: Path) -> None:
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_whole_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    num_tokens, held = 20_000, 0  # 3.8 MB a row: the kill falls into a write
+    num_tokens, held = 20_000, 0  # 3.8 MB per row: the kill happens during a write
 
     def write_for_ever(descriptor: int) -> None:
         store = open_at(tmp_path)
@@ -143,7 +143,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_whole_rows(tmp_path: Path, caplo
         held += 1 + len(os.read(reading, 1000))
         os.close(reading)
         store = open_at(tmp_path)
-        assert held <= store.num_rows <= held + 1  # one may be whole without having been reported
+        assert held <= store.num_rows <= held + 1  # one may be complete without having been reported
         held = store.num_rows
         for each in range(held):
             assert torch.equal(store.read(make_key(each)), make_states(each, num_tokens))
@@ -292,7 +292,7 @@ def test_an_unusable_folder_is_a_config_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 def test_a_folder_of_another_user_is_a_config_error(mode: int) -> None:
-    # Not in tmp_path, which only its owner may enter.
+    # Not in tmp_path, which only its owner can enter.
     with tempfile.TemporaryDirectory() as parent:
         Path(parent).chmod(0o755)
         closed = Path(parent) / "closed"

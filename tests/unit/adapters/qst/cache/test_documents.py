@@ -70,7 +70,7 @@ def test_a_packed_row_is_split_where_positions_restart():
     found = _find(ids, position_ids=positions)
     assert _spans(found) == [(0, 0, 3), (0, 3, 7), (0, 7, 8), (0, 8, 10)]
     assert _keys(found)[1] == _keys(_find(ids[:, 3:7]))[0]
-    # With a mask models take such a row for one document, whatever its positions say.
+    # With a mask, models treat such a row as one document, whatever its positions.
     assert _find(ids, position_ids=positions, attention_mask=torch.ones_like(ids)) is None
 
 

@@ -39,7 +39,7 @@ def test_a_smaller_row_still_fits_into_the_remaining_budget() -> None:
 
 
 def test_allocated_memory_equals_counted_memory() -> None:
-    states = torch.randn(3, 2, 16)  # 384 bytes, so that what stands beside a row matters
+    states = torch.randn(3, 2, 16)  # 384 bytes, so that the overhead per row matters
     process = psutil.Process()
     store, before = RamStore(CODEC, 10**9), process.memory_info().rss
     for each in range(60_000):

@@ -35,7 +35,7 @@ def _count_layers(model):
 @pytest.mark.parametrize(
     ("family", "task_type", "padding"),
     [*((*each, "right") for each in FAMILIES), *((*each, "left") for each in FAMILIES if each[0] not in ENCODERS)],
-)  # left of an encoder's first token, which is classified, nothing is padded
+)  # encoders classify the first token, so they are not left-padded
 def test_replayed_batches_have_the_same_loss(
     build_base, put_beside, start_replay, draw_batch, family, task_type, padding
 ):
@@ -178,7 +178,7 @@ def test_packed_rows_of_several_documents(build_base, put_beside, start_replay, 
         pytest.skip(reason)
     packs = [_pack(batch, order) for order in ((0, 1, 2, 3), (3, 1, 0, 2), (2, 0))]
     expected = [run_step(adapted, pack) for pack in packs]
-    for row in range(4):  # and packed is as alone
+    for row in range(4):  # and packed documents give what they give alone
         alone = run_step(adapted, _pack(batch, [row]))[1]
         start = packs[0]["cu_seq_lens_q"][row]
         assert (expected[0][1][start : start + len(alone)] - alone).abs().max() < 1e-5

@@ -56,7 +56,7 @@ def test_a_first_evaluation_does_not_read_rounded_states_of_an_earlier_run(
         replay = model.base_model.start_replay(partial(open_store, section, {}))
         assert torch.equal(model.eval()(**batch).logits, exact)
         run_step(model, batch)
-    assert replay.counts.num_replayed == 4, "in training they are read"
+    assert replay.counts.num_replayed == 4, "they are read in training"
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS"), ("gpt2", "CAUSAL_LM")])

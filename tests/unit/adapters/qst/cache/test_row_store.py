@@ -20,7 +20,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def make_states(seed: int, num_tokens: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(STATES, num_tokens, HIDDEN, generator=generator)
-    states[..., 3] *= 50  # as in language models, a few dimensions are far larger than the others
+    states[..., 3] *= 50  # as in language models, a few dimensions are much larger than the others
     return states.to(dtype)
 
 
@@ -61,7 +61,7 @@ def test_reading_into_a_padded_batch_changes_only_the_row(
     store = open_at(tmp_path, where, kind, dtype)
     for seed, num_tokens in ((1, 5), (2, 3)):
         batch = make_states(seed, 9, dtype)
-        # A slice of a batch with strides of its own, as a recording is.
+        # A non-contiguous slice of a batch, like a recording.
         assert store.add(make_key(seed), batch.repeat(1, 1, 2)[:, 2 : 2 + num_tokens, :HIDDEN])
     out = torch.full((STATES, 2, 11, HIDDEN), 7.0, dtype=dtype)
     assert store.read_into(make_key(1), out[:, 0], 6)
