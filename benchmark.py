@@ -36,8 +36,9 @@ Finished runs are skipped and stopped ones resumed, so after a crash repeat the 
 
 def main(arguments: argparse.Namespace) -> Answer:
     """Plan the suite, check every run, then run or report it."""
-    if arguments.report and arguments.dry_run:
-        raise UserError("--dry-run shows the plan and --report the results; give one of them")
+    given = [name for name in ("dry_run", "report", "status", "single") if getattr(arguments, name)]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(f'--{name}' for name in given)} do different things; give one of them")
     from utils.benchmark.dry_run import announce_plan, show_plan
     from utils.benchmark.launchers.array_job import load_scheduler, write_script
     from utils.benchmark.search import plan_suite

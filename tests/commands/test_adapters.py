@@ -14,6 +14,7 @@ import pytest
 from tests.commands.in_process import command
 from tests.model_server import BASE
 from utils.core.errors import UserError
+from utils.evaluate_model.adapters import find_adapters
 
 SET = "{name: gsm8k, path: examples/quickstart/arithmetic, label: sums}"
 FEW = ["evaluation.max_samples=4", "generation.max_new_tokens=6"]
@@ -117,6 +118,11 @@ def test_folders_without_adapter_or_with_another_base_are_refused(
             command("evaluate_model", "--adapter", odd, *words, "--set", SET)
     with pytest.raises(UserError, match="no such folder"):
         command("evaluate_model", "--adapter", tmp_path / "none*", "--set", SET)
+    shutil.copytree(adapters / "one", tmp_path / "run[1]")
+    (tmp_path / "notes.txt").write_text("")
+    assert find_adapters([f"{tmp_path}/run[1]", f"{tmp_path}/*"])[0] == f"{tmp_path}/run[1]"
+    with pytest.raises(UserError, match=r"notes\.txt: no such folder"):
+        find_adapters([f"{tmp_path}/run[1]", f"{tmp_path}/notes.txt"])
     with pytest.raises(UserError, match="needs a --set"):
         command("evaluate_model", "--adapter", adapters / "one")
 

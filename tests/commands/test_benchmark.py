@@ -80,7 +80,7 @@ def test_a_plan_of_five_hundred_runs_is_fast(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--dry-run", "--report"], "--dry-run shows the plan and --report the results; give one of them"),
+        (["--status", "--report"], "--report and --status do different things; give one of them"),
         (["--task", "bad"], "--task bad: the suite has no such task; use one of: good"),
         (["peft.lora_rr=4"], "command line  peft.lora_rr: unknown key; did you mean lora_r?"),
         (["seed=4"], "command line  seed: every run has its own; use --seeds 1,2,3"),

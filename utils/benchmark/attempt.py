@@ -32,6 +32,7 @@ from utils.benchmark.state import (
 from utils.benchmark.warm_start import ForkedRun, WarmProcess
 from utils.cli.gpus import list_gpus
 from utils.config.yaml_text import dump_yaml
+from utils.core.cores import count_cores
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.core.project import ROOT
 from utils.core.replace_file import replace_text
@@ -96,7 +97,7 @@ def list_slots(jobs: int | None, shares: bool = True) -> list[Slot]:
         return [Slot(index, gpus[index % len(gpus)]) for index in range(count)]
     if count == 1:
         return [Slot(0)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     if count > cores:
         logger.warning(
             "--jobs %d on %d cores: runs wait for each other, so times are not those of a run alone", count, cores

@@ -82,7 +82,7 @@ def _write_runs(plan: Plan, statuses: Sequence[str]) -> list[str]:
     lines = [f"{run.name:<{width}}  {status}" for run, status in zip(plan.shard, statuses, strict=True)]
     counted = ", ".join(f"{count} {status}" for status, count in Counter(statuses).items())
     of = "" if len(plan.shard) == len(plan.runs) else f" of the suite's {len(plan.runs)}"
-    return [*lines, f"\n{len(plan.shard)} runs{of}: {counted}; folder: {plan.output}"]
+    return [*lines, f"\n{len(plan.shard)} runs{of}{counted and ': '}{counted}; folder: {plan.output}"]
 
 
 def _write_counts(runs: Sequence[PlannedRun], counts: dict[str, Count]) -> list[str]:
@@ -96,6 +96,8 @@ def _write_counts(runs: Sequence[PlannedRun], counts: dict[str, Count]) -> list[
         if run.task not in tasks:
             tasks.append(run.task)
     every = len({run.task for run in runs})
+    if not groups:
+        return []
     rows = [(*kind, "all tasks" if len(tasks) == every else ", ".join(tasks)) for kind, tasks in groups.items()]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return ["\ntrainable parameters", *(f"{one:<{widths[0]}}  {two:<{widths[1]}}  {three}" for one, two, three in rows)]

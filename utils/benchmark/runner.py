@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -68,11 +68,8 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
     with ExitStack() as stack:
         for lock in lock_suite(plan.output, options.shard):
             stack.enter_context(lock)
-        display = ProgressDisplay(len(plan.shard), build_console())
-        try:
+        with closing(ProgressDisplay(len(plan.shard), build_console())) as display:
             finished = Runner(plan.shard, config, display).work()
-        finally:
-            display.close()
         return report_suite(plan, options.submission, interrupted=not finished)
 
 
@@ -92,7 +89,8 @@ def run_single(plan: Plan, options: SuiteOptions) -> Answer:
     with ExitStack() as stack:
         for lock in lock_suite(plan.output, None, single=True):
             stack.enter_context(lock)
-        Runner(plan.shard, config, ProgressDisplay(1, build_console())).work()
+        with closing(ProgressDisplay(1, build_console())) as display:
+            Runner(plan.shard, config, display).work()
         answer = _answer(plan, collect_outcomes(plan.shard), {}, interrupted=False)
     stopped = any(run["status"] == "interrupted" for run in answer["runs"])
     return answer | ({"status": "interrupted", "exit_code": EXIT_REQUEUE} if stopped else {})

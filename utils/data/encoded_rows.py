@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.core.cores import count_cores
 from utils.core.json_files import load_as
 from utils.core.progress import RowProgress
 from utils.core.texts import RowError
@@ -129,7 +130,7 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
 
 def _encode_ahead(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> Iterator[_Block]:
     """Encode blocks of rows, in order, on all cores: the tokenizer releases Python's lock."""
-    num_threads = max(1, min(_MAX_THREADS, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    num_threads = max(1, min(_MAX_THREADS, count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     waiting: deque[tuple[Sequence[int], list[Example], Future[list[list[Encoded] | RowError]]]] = deque()
     with ThreadPoolExecutor(num_threads) as pool, _cancelling(pool):
         for start in range(0, len(positions), _BLOCK):
@@ -150,10 +151,6 @@ def _cancelling(pool: ThreadPoolExecutor) -> Iterator[None]:
         yield
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _select_usable(

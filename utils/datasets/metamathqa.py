@@ -14,14 +14,11 @@ from pydantic import field_validator
 
 from utils.core.texts import RowError, join_answer, read_text
 from utils.data.dataset import Example, InstructionSet, Row
-from utils.data.formats import QuestionSection
+from utils.data.formats import ALPACA, QuestionSection
 
 HUB_ID = "meta-math/MetaMathQA"
 HUB_NAMES = ("metamathqa", "meta-math/metamathqa")  # in lower case, since lookups ignore case
-PROMPT = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{query}\n\n### Response:"
-)
+PROMPT = ALPACA.replace("{instruction}", "{query}")
 HELD_OUT = 500
 
 

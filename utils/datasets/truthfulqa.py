@@ -43,15 +43,16 @@ def describe_instructions(config: Config) -> InstructionSet:
         return replace(config.ask(question), user_turn="")
 
     def read_row(row: Row) -> Example:
-        asked = ask(_read(row, "question"))
+        asked = ask(read_text(row, _find_column(row, "question")))
         judged_by = {key: _read_list(row, f"{key}_answers") for key in ("correct", "incorrect")}
-        return replace(asked, answer=join_answer(asked.prompt, _read(row, "best_answer")), judged_by=judged_by)
+        answer = join_answer(asked.prompt, read_text(row, _find_column(row, "best_answer")))
+        return replace(asked, answer=answer, judged_by=judged_by)
 
     return InstructionSet(
         **config.locate(HUB_ID, subset="generation"),
         read_row=read_row,
         ask=ask,
-        read_prompt=lambda row: ask(_read(row, "question")),
+        read_prompt=lambda row: ask(read_text(row, _find_column(row, "question"))),
         prompt_columns=("question",),
         metrics=("truthfulqa_accuracy", "truthfulqa_avg_max_score"),
         protocol="truthfulqa generation, zero-shot",
@@ -77,14 +78,16 @@ def _open_split(source: Source, split: str) -> Rows | None:
     return open_rows(Source(str(path)), split.replace(name, "train", 1))
 
 
-def _read(row: Row, name: str) -> str:
-    return read_text(row, name if name in row else name.replace("_", " ").title())
+def _find_column(row: Row, name: str) -> str:
+    """Return a column's name in a row: the hub's, or the CSV's."""
+    return name if name in row else name.replace("_", " ").title()
 
 
 def _read_list(row: Row, name: str) -> list[str]:
     """Read a list of answers, which may be empty."""
-    value: Any = row.get(name, row.get(name.replace("_", " ").title()))
-    if value is None and any(key in row for key in (name, name.replace("_", " ").title())):
+    column = _find_column(row, name)
+    value: Any = row.get(column)
+    if value is None and column in row:
         return []
     found = value.split(";") if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):

@@ -22,15 +22,14 @@ Row = dict[str, Any]
 
 def find_adapters(patterns: Sequence[str]) -> list[str]:
     """Return the folders that are named, or match a pattern such as `runs/*/final_model`, each once."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for pattern in patterns:
-        matched = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207  a pattern may begin anywhere
-        if not matched:
+        name = str(Path(pattern).expanduser())
+        named = [name] if Path(name).is_dir() else sorted(glob.glob(name))  # noqa: PTH207  it may begin anywhere
+        if not (folders := [each for each in named if Path(each).is_dir()]):
             raise UserError(f"--adapter {pattern}: no such folder")
-        found += [name for name in matched if Path(name).is_dir()]
-    if not found:
-        raise UserError(f"--adapter {patterns[0]}: matches no folder")
-    return list(dict.fromkeys(found))
+        found |= dict.fromkeys(folders)
+    return list(found)
 
 
 def holds_run(name: str) -> bool:

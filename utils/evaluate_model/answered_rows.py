@@ -74,7 +74,7 @@ def _read_set(arguments: argparse.Namespace) -> tuple[dict[str, AnsweredRow], tu
     spec, config = _describe(section, name, kind)
     found = load_generation_rows(spec, config, seed=0)
     ids = found.ids if arguments.id else found.places
-    if arguments.id and not all(ids):
+    if arguments.id and not (ids and all(ids)):
         raise UserError(f"--id: rows of {section.name} have no names; leave it out, the rows in the set's order")
     rows = zip(ids, found.places, found.examples, strict=True)
     known = {each: AnsweredRow(place, (), (example.reference,), dict(example.groups)) for each, place, example in rows}

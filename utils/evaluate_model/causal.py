@@ -150,7 +150,7 @@ def _find_run_leakage(evaluated: EvaluatedModel, sets: Sequence[EvaluationSet]) 
         if leak := found.get(each.label):
             logger.warning(
                 "%s: the run was trained on %d of its %d rows, and on the documents of %d others: the score measures "
-                "was remembered", each.label, leak["rows"], len(each.references), leak["documents"],
+                "memory", each.label, leak["rows"], len(each.references), leak["documents"],
             )  # fmt: skip
     return {each.label: [found[each.label]] if each.label in found else [] for each in asked}
 

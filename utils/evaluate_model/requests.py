@@ -48,20 +48,17 @@ def read_requests(words: Sequence[str], own: OwnSets | None) -> tuple[SetSection
 
 def _read_word(word: str, own: OwnSets | None) -> SetSection:
     section = _parse_mapping(word) if word.lstrip().startswith("{") else _parse_word(word, own)
-    for path in (section.path, None if find_dataset_plugin(section.name) else section.name):
+    plugin = find_dataset_plugin(section.name)
+    for path in (section.path, None if plugin else section.name):
         if path and is_local(path) and not os.path.exists(os.path.expanduser(path)):
             raise UserError(f"--set {word}: {path}: no such file or folder; paths start at the working directory")
-    plugin = find_dataset_plugin(section.name)
     if plugin is None and not _is_path(section.name):
         known = suggest(section.name, registry.names("datasets"))
         raise UserError(f"--set {word}: {section.name} is neither a dataset nor a hub id, file or folder{known}")
     if own is None or plugin != registry.normalize(own.name):
-        _require_subset(word, section)
-    if (
-        own is not None
-        and plugin is not None
-        and own.task_type not in (kinds := load_dataset_plugin(plugin).Config.TASK_TYPES)
-    ):
+        _require_subset(word, section, plugin)
+    kinds = load_dataset_plugin(plugin).Config.TASK_TYPES if plugin is not None else ()
+    if own is not None and kinds and own.task_type not in kinds:
         raise UserError(f"--set {word}: {plugin} is for task_type {' or '.join(kinds)}, the run's is {own.task_type}")
     return section
 
@@ -155,9 +152,8 @@ def _is_path(name: str) -> bool:
     return "/" in name or is_local(name)
 
 
-def _require_subset(word: str, section: SetSection) -> None:
+def _require_subset(word: str, section: SetSection, plugin: str | None) -> None:
     """Require the subset of a dataset that has no default, such as glue."""
-    plugin = find_dataset_plugin(section.name)
     subset = load_dataset_plugin(plugin).Config.model_fields["subset"] if plugin else None
     if section.subset is None and subset is not None and subset.is_required():
         known = ", ".join(f"{section.name}:{name}" for name in get_args(subset.annotation))

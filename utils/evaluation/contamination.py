@@ -28,7 +28,7 @@ _DOCUMENT = 1000
 _LABELS = {"answers", "correct"}
 """Keys of a reference that hold correct answers."""
 
-SourceLocation = tuple[int, int]
+RowLocation = tuple[int, int]
 """Index of a set, and of a row in it."""
 
 
@@ -150,10 +150,10 @@ class _Index:
     """Index of the sets' rows by their questions, answers and documents."""
 
     def __init__(self, sets: Sequence[EvaluationSet]) -> None:
-        self._asked: dict[tuple[str, str], list[SourceLocation]] = defaultdict(list)
-        self._answered: dict[str, list[SourceLocation]] = defaultdict(list)
-        self._rows: dict[SourceLocation, tuple[str, frozenset[str]]] = {}
-        holders: dict[str, list[SourceLocation]] = defaultdict(list)
+        self._asked: dict[tuple[str, str], list[RowLocation]] = defaultdict(list)
+        self._answered: dict[str, list[RowLocation]] = defaultdict(list)
+        self._rows: dict[RowLocation, tuple[str, frozenset[str]]] = {}
+        holders: dict[str, list[RowLocation]] = defaultdict(list)
         for number, each in enumerate(sets):
             for row, reference in enumerate(each.references):
                 question, context = each.questions[row], each.contexts[row]
@@ -165,13 +165,13 @@ class _Index:
         self._documents = Documents(list(holders))
         self._found: dict[str, list[int]] = {}
 
-    def find_rows(self, question: str, answers: list[str]) -> Iterator[SourceLocation]:
+    def find_rows(self, question: str, answers: list[str]) -> Iterator[RowLocation]:
         """Yield rows with the same question and answer, or with the same long answer."""
         for answer in answers:
             yield from self._answered.get(answer, ())
             yield from self._asked.get((question, answer), ()) if question else ()
 
-    def find_documents(self, text: str) -> Iterator[SourceLocation]:
+    def find_documents(self, text: str) -> Iterator[RowLocation]:
         """Yield rows about a document."""
         if len(text) < _DOCUMENT:
             return
@@ -185,7 +185,7 @@ class _Index:
         asked, right = self._rows[number, row]
         return asked == question and not right.isdisjoint(answers)
 
-    def _add(self, place: SourceLocation, question: str, reference: Reference) -> None:
+    def _add(self, place: RowLocation, question: str, reference: Reference) -> None:
         answers = frozenset(text for text in map(normalize_text, _list_texts(reference)) if text)
         self._rows[place] = (question, answers)
         for answer in answers:

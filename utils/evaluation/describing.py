@@ -121,13 +121,12 @@ def choose_split(section: SetSection, path: str | None, described: InstructionSe
     Raises:
         ConfigError: A split of a single file is neither the file's name nor that of any usual split.
     """
-    split = section.split
     if path is not None and is_row_file(path) and described.open_split is None:
-        name = split.partition("[")[0] if split else "train"
+        name, bracket, rest = (section.split or "train").partition("[")
         if name not in (*_USUAL_SPLITS, Path(path).stem):
             raise ConfigError(f"evaluation.sets: {path} is one file, without a split {name}; leave the split out")
-        return f"train{split[split.index('[') :] if split and '[' in split else ''}"
-    return split or described.generation_split
+        return f"train{bracket}{rest}"
+    return section.split or described.generation_split
 
 
 def _find_plugin(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:

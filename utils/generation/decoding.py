@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from transformers import (
 
 from utils.config.sections.generation import GenerationSection
 from utils.generation.backend import Generated
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def build_sampler(section: GenerationSection, rows: Sequence[int], seed: int) -> LogitsProcessorList:

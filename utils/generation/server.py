@@ -141,11 +141,12 @@ class ServedModel:
             ServerError: The response is not an answer, or ends in the middle of it.
         """
         response = send("POST", f"{self.url}/completions", lambda response: response, json={**body, "stream": True})
+        said = f"{self.name}: sent something that is not part of an answer"
         try:
-            for line in response.iter_lines():
-                if line.startswith(b"data: {"):
-                    said = f"{self.name}: sent something that is not part of an answer"
-                    yield from read_as(Piece, line.removeprefix(b"data: "), said).choices
+            with response:  # closes the connection also if the caller stops reading
+                for line in response.iter_lines():
+                    if line.startswith(b"data: {"):
+                        yield from read_as(Piece, line.removeprefix(b"data: "), said).choices
         except requests.RequestException as error:
             raise ServerError(f"{self.name}: connection lost during an answer ({type(error).__name__})") from None
 

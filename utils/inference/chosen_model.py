@@ -84,8 +84,7 @@ def _resolve_differences(own: RunConfig, given: RunConfig) -> RunConfig:
             whose = "the run's" if runs else f"{given.source}'s"
             logger.warning("%s: the run has %r, %s has %r; %s is used", key, before, given.source, after, whose)
     kept = {name: getattr(own.model, name) for name in _RUN_WINS_IN_MODEL}
-    sections = {
-        **own.task_sections,
-        **{name: given.task_sections[name] for name in ("generation",) if name in given.task_sections},
-    }
+    sections = dict(own.task_sections)
+    if "generation" in given.task_sections:
+        sections["generation"] = given.task_sections["generation"]
     return replace(own, model=given.model.model_copy(update=kept), task_sections=sections)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from utils.config.sections.generation import GenerationSection
+from utils.core.texts import PromptTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,11 +95,11 @@ def write_modelfile(file: str, config: RunConfig, tokenizer: PreTrainedTokenizer
 
 def _read_prompt(config: RunConfig) -> str:
     """Return the run's own prompt if it has one column, else the bare request."""
-    template = getattr(config.dataset, "prompt_template", None)
-    columns = re.findall(r"\{(\w+)\}", template) if isinstance(template, str) else []
-    if len(columns) != 1:
+    written = getattr(config.dataset, "prompt_template", None)
+    template = PromptTemplate.parse(written if isinstance(written, str) else "{prompt}")
+    if len(template.columns) != 1:
         return "{{ .Prompt }}"
-    return str(template).replace(f"{{{columns[0]}}}", "{{ .Prompt }}")
+    return "".join(text + ("" if column is None else "{{ .Prompt }}") for text, column in template.parts)
 
 
 def find_format(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None] | None:

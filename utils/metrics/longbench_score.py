@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from utils.core.errors import DataError
+from utils.metrics.common_subsequence import count_common, find_common
 from utils.metrics.metric import Reference, build_text_metric
 
 CLASSIFICATION = "classification"
@@ -143,7 +144,7 @@ def score_rouge(prediction: str, answer: str) -> float:
     for sentence in expected:
         for other in predicted:
             if not set(sentence).intersection(other) <= found:  # otherwise it can add nothing new
-                found.update(_common_words(sentence, other))
+                found.update(find_common(sentence, other))
     precision = len(found) / len(set().union(*predicted))
     recall = len(found) / len(set().union(*expected))
     return 2.0 * ((precision * recall) / (precision + recall + 1e-8))
@@ -203,8 +204,7 @@ def score_code_similarity(prediction: str, answer: str, by: str = CODE_SIMILARIT
 
 def _indel_similarity(one: str, other: str) -> float:
     size = len(one) + len(other)
-    common = _length(_tabulate(one, other)[-1], len(other))
-    return 1.0 - (size - 2 * common) / size if size else 1.0
+    return 1.0 - (size - 2 * count_common(one, other)) / size if size else 1.0
 
 
 def _score_overlap(predicted: list[str], expected: list[str]) -> float:
@@ -246,43 +246,6 @@ def _find_paragraph(pattern: re.Pattern[str], answer: str, example: str) -> str:
 def _split_sentences(text: str) -> list[list[str]]:
     """Split into sentences of words; whitespace between two full stops is a sentence of one empty word."""
     return [sentence.split() or [""] for sentence in text.split(".") if sentence]
-
-
-def _common_words(one: Sequence[str], other: Sequence[str]) -> list[str]:
-    """Read off the longest common subsequence that the package finds: up before left only if that is longer."""
-    rows, words = _tabulate(one, other), []
-    # Which of several longest subsequences is read off affects the package's score, so its order of steps is kept.
-    i, j = len(one), len(other)
-    while i and j:
-        if one[i - 1] == other[j - 1]:
-            words.append(one[i - 1])
-            i, j = i - 1, j - 1
-        elif _length(rows[i - 1], j) > _length(rows[i], j - 1):
-            i -= 1
-        else:
-            j -= 1
-    return words
-
-
-def _tabulate(one: Sequence[str], other: Sequence[str]) -> list[int]:
-    """Return the rows of the usual table of common subsequences, as bits.
-
-    Column j of row i is j minus the number of ones among the first j bits of `rows[i]` (Hyyro 2004).
-    """
-    places: dict[str, int] = {}
-    for place, word in enumerate(other):
-        places[word] = places.get(word, 0) | 1 << place
-    every = (1 << len(other)) - 1  # a row of ones: nothing in common yet
-    rows = [every]
-    for word in one:
-        kept = rows[-1] & places.get(word, 0)
-        # The sum carries each match up to the next one of the row; the difference keeps the other ones.
-        rows.append((rows[-1] + kept | rows[-1] - kept) & every)
-    return rows
-
-
-def _length(row: int, column: int) -> int:
-    return column - (row & (1 << column) - 1).bit_count()
 
 
 METRICS: dict[str, Callable[[str, str], float]] = {

@@ -6,7 +6,6 @@ Nothing runs before `allow_code_execution` is called, as the user's own file or 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from utils.core.cores import count_cores
 from utils.core.errors import ConfigError, Problem
 from utils.metrics.metric import Array, Metric, Reference, average_rows, build_text_metric
 
@@ -58,14 +58,14 @@ def refuse_code_execution(metric: str) -> ConfigError:
 
 
 def run_programs(programs: Sequence[str]) -> list[str]:
-    """Run programs, as many at once as there are processors, and return `passed` or the failure of each.
+    """Run programs, as many at once as there are cores, and return `passed` or the failure of each.
 
     Raises:
         ConfigError: Running programs was not allowed.
     """
     if not _Consent.given:
         raise refuse_code_execution("pass_at_k")
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=count_cores()) as pool:
         return list(pool.map(_run, programs))
 
 
@@ -78,7 +78,8 @@ def build_program(answer: str, reference: dict[str, Any]) -> str:
     if reference.get("fenced"):
         found = _FENCED.search(answer)
         answer = found[1] if found else answer
-        if reference.get("entry_point") and re.search(rf"^def {reference['entry_point']}\b", answer, re.MULTILINE):
+        name = re.escape(reference.get("entry_point") or "")
+        if name and re.search(rf"^def {name}\b", answer, re.MULTILINE):
             answer = f"\n{answer}"  # a docstring alone is a body, so the code before is complete
     return f"{reference['before']}{answer}\n{reference['tests']}"
 

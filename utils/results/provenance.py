@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.installed import installed_version
+from utils.core.cores import count_cores
 from utils.core.project import ROOT, VERSION
 from utils.core.secrets import mask_command
 from utils.results.json_file import write_json
@@ -106,7 +106,7 @@ def describe_hardware() -> dict[str, Any]:
     hardware = {
         "cpu": _cpu_model(),
         "cpu_cores": psutil.cpu_count(logical=False),
-        "cpu_threads": _num_usable_threads(),
+        "cpu_threads": count_cores(),
         "ram_gb": round(psutil.virtual_memory().total / 1024**3, 1),
         "gpus": gpus,
         "gpu_driver": _gpu_driver() if gpus else None,
@@ -139,10 +139,6 @@ def _cpu_model() -> str | None:
         return platform.processor() or None
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine() or None)
-
-
-def _num_usable_threads() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _list_gpus() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from utils.benchmark.dry_run import count_runs
+from utils.benchmark.dry_run import count_runs, show_plan
 from utils.core import registry
 
 ROOT = Path(__file__).parents[3]
@@ -19,6 +19,11 @@ METHODS = """methods:
   full: {peft.method: none}
   head-only: {peft.method: head-only}
 """
+
+
+def test_a_part_without_runs_is_shown(plan_of: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_plan(plan_of("tasks: {a: {}}\n", shard=(2, 2)))["runs"] == []
+    assert capsys.readouterr().out.startswith("\n0 runs of the suite's 1; folder: ")
 
 
 def test_counts_equal_those_of_training(plan_of: Callable[..., Any], tmp_path: Path) -> None:

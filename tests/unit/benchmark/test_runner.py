@@ -13,7 +13,7 @@ from rich.console import Console
 
 from utils.benchmark.attempt import Slot
 from utils.benchmark.progress import ProgressDisplay
-from utils.benchmark.runner import Runner, RunnerConfig, _count_interruptions
+from utils.benchmark.runner import Runner, RunnerConfig, SuiteOptions, _count_interruptions, run_single
 from utils.benchmark.state import RunState, lock_of_run, read_state, take_lock, write_state
 
 
@@ -45,6 +45,16 @@ def test_a_failed_run_is_retried_as_often_as_configured(runs: Any) -> None:
     state = read_state(runs[0].folder)
     assert state is not None
     assert (state.status, state.attempts) == ("failed", 2)
+
+
+def test_a_single_run_restores_the_terminal(
+    plan_of: Callable[..., Any], runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=300)
+    monkeypatch.setattr("utils.core.terminal.build_console", lambda: console)
+    run_single(plan_of("tasks: {a: {}}\nseeds: [1, 2, 3]\n", only=("a-lora-s1",)), SuiteOptions())
+    said = console.file.getvalue()
+    assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l")  # the cursor is shown again
 
 
 def test_earlier_failures_wait_for_retry(runs: Any) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,13 @@ def test_the_modelfile_has_the_chat_template(template, format_, stop, text_token
     if stop is not None:
         assert f'PARAMETER stop "{stop}"' in written
         assert "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n{{ end }}<|im_start|>assistant\n{{ .Response }}" in written
+
+
+def test_a_prompt_with_braces_of_its_own_is_written_for_ollama(text_tokenizer, make_sft):
+    config = make_sft()
+    dataset = config.dataset.model_copy(update={"prompt_template": 'Fill {{"a": 1}}: {question}\nAgain {question}:'})
+    written = write_modelfile("it.gguf", replace(config, dataset=dataset), text_tokenizer(None))
+    assert 'TEMPLATE """Fill {"a": 1}: {{ .Prompt }}\nAgain {{ .Prompt }}:"""' in written
 
 
 LLAMA3_CHAT = (

@@ -65,6 +65,11 @@ def test_programs_from_chat_answers(allowed: None) -> None:
     assert [each[: len(right)] for each, right in zip(found, answers.values(), strict=True)] == [*answers.values()]
 
 
+def test_a_function_name_is_not_a_pattern() -> None:
+    reference = {"before": "def f(a):\n    '''A.'''\n", "tests": "", "entry_point": "f(", "fenced": True}
+    assert build_program("```python\ndef f(a): return 1\n```", reference).endswith("def f(a): return 1\n\n")
+
+
 def test_programs_with_unusual_text(allowed: None) -> None:
     assert run_programs(["x = '\ud800'", "x = '\u00e9' * 3", "raise ValueError('a\\x1b[31m')"]) == [
         "passed", "passed", "failed: ValueError: a\x1b[31m",
