@@ -14,3 +14,11 @@ def command(name: str, *words: str | Path) -> dict[str, Any]:
     script = importlib.import_module(name)
     answer: dict[str, Any] = script.main(parse_words(script.build(), [str(word) for word in words]))
     return answer
+
+
+def exit_code(name: str, *words: str | Path | int) -> int:
+    """Run a command as its command line does, including its error messages, and return the exit code."""
+    from utils.cli.command_line import run_cli
+
+    script = importlib.import_module(name)
+    return run_cli(script.main, script.build(), [str(word) for word in words])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.in_process import command
+from tests.commands.in_process import command, exit_code
 from tests.commands.without_ml import run_without_ml
 
 ROOT = Path(__file__).parents[2]
@@ -21,13 +21,6 @@ ROOT = Path(__file__).parents[2]
 
 def _command(*words: object) -> list[str]:
     return [sys.executable, "merge_adapter.py", *map(str, words)]
-
-
-def _open(*words: object) -> int:
-    from utils.cli.command_line import run_cli
-
-    script = importlib.import_module("merge_adapter")
-    return run_cli(script.main, script.build(), [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +64,17 @@ def test_a_kill_while_writing_leaves_no_output(run, tmp_path, capsys):
         script.send_signal(signal.SIGKILL)
     assert not output.exists()
     assert partial.exists()
-    assert _open(*words) == 0
+    assert exit_code("merge_adapter", *words) == 0
     assert (output / "model.safetensors.index.json").is_file()
     assert not partial.exists()
     assert "merged, read back" in capsys.readouterr().out
-    assert _open(*words) == 2
+    assert exit_code("merge_adapter", *words) == 2
     assert f"error: {output}: is not empty" in capsys.readouterr().err
 
 
 def test_a_failed_verification_exits_with_1(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("utils.adapters.lora.merge", lambda model: model.unload())
-    assert _open("--run", run, "--output", tmp_path / "out" / "merged") == 1
+    assert exit_code("merge_adapter", "--run", run, "--output", tmp_path / "out" / "merged") == 1
     told = capsys.readouterr().err
     assert "error: the merged model is not the trained one" in told
     assert "Traceback" not in told

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from pathlib import Path
 
 import pytest
 
-
-def _open(name, *words):
-    from utils.cli.command_line import run_cli
-
-    script = importlib.import_module(name)
-    return run_cli(script.main, script.build(), [str(word) for word in words])
+from tests.commands.in_process import exit_code
 
 
 def _drop(file: Path, *names: str) -> None:
@@ -30,7 +24,7 @@ def _train(make_config, tmp_path, method):
         "llama", peft={"method": method}, training__max_steps=2, training__save_strategy="steps",
         training__save_steps=1, training__eval_strategy="no", training__load_best_model_at_end=False,
     )  # fmt: skip
-    assert _open("train", "--config", file) == 0
+    assert exit_code("train", "--config", file) == 0
     return file, tmp_path / "run"
 
 
@@ -40,7 +34,7 @@ def refuse(capsys):
 
     def check(tensor, *words):
         capsys.readouterr()
-        assert _open(*words) == 2, words
+        assert exit_code(*words) == 2, words
         told = capsys.readouterr().err
         assert tensor in told
         assert "lack" in told
@@ -62,7 +56,7 @@ def test_a_classifier_with_missing_tensors(make_config, tmp_path, refuse):
         for each in words if tensor == "score.weight" else ():
             refuse(tensor, *each)
         weights.write_bytes(whole)
-    assert _open("inference", "--run", run, *TEXT) == 0
+    assert exit_code("inference", "--run", run, *TEXT) == 0
 
     from transformers import AutoTokenizer
 
@@ -82,7 +76,7 @@ def test_a_classifier_with_missing_tensors(make_config, tmp_path, refuse):
 def test_an_adapter_and_a_merged_model_with_missing_tensors(make_config, tmp_path, refuse):
     file, run = _train(make_config, tmp_path, "lora")
     merged = tmp_path / "merged"
-    assert _open("merge_adapter", "--run", run, "--output", merged) == 0
+    assert exit_code("merge_adapter", "--run", run, "--output", merged) == 0
     _drop(merged / "model.safetensors", "score.weight")
     refuse("score.weight", "inference", "--run", merged, *TEXT)
     weights = run / "final_model" / "adapter_model.safetensors"

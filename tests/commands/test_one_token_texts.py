@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import pytest
 
+from tests.commands.in_process import exit_code
+
 WORDS = ["w3", "good", "bad"]
-
-
-def _open(name, *words):
-    from utils.cli.command_line import run_cli
-
-    script = importlib.import_module(name)
-    return run_cli(script.main, script.build(), [str(word) for word in words])
 
 
 def _answer_plainly(base, adapter, word):
@@ -46,21 +40,21 @@ def test_one_token_texts_of_a_language_model(make_config, make_set, tiny_base, t
     config.write_text(config.read_text().replace("  max_length: null\n", ""))
     run, merged, asked = tmp_path / "run", tmp_path / "merged", tmp_path / "asked.txt"
     asked.write_text("".join(f"{word}\n" for word in WORDS))
-    assert _open("train", "--config", config, "--preview", 3) == 0
-    assert _open("train", "--config", config) == 0
+    assert exit_code("train", "--config", config, "--preview", 3) == 0
+    assert exit_code("train", "--config", config) == 0
     probes = [json.loads(line) for line in (run / "probe_rows.jsonl").read_text("utf-8").splitlines()]
     assert [each["answer"] for each in probes] == WORDS * 4, "training rows in place of missing validation rows"
     (run / "probe_rows.jsonl").unlink()
-    assert _open("merge_adapter", "--run", run, "--output", merged) == 0, "one of the built-in texts is one token here"
+    assert exit_code("merge_adapter", "--run", run, "--output", merged) == 0, "a built-in text is one token here"
     expected = [_answer_plainly(base, run / "final_model", word) for word in WORDS]
     for folder in (run, merged):
         capsys.readouterr()
-        assert _open("inference", "--run", folder, "--input_file", asked) == 0
+        assert exit_code("inference", "--run", folder, "--input_file", asked) == 0
         assert [each["answer"] for each in _read_answers(capsys.readouterr().out)] == expected
     asked_rows = [{"prompt": word, "completion": " w1"} for word in WORDS]
     own = make_set("own", train=asked_rows, validation=asked_rows)
     words = ["--set", own, "--output_dir", tmp_path / "scores", "generation.max_new_tokens=2"]
-    assert _open("evaluate_model", "--model", base, *words) == 0
+    assert exit_code("evaluate_model", "--model", base, *words) == 0
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
@@ -68,13 +62,13 @@ def test_one_token_texts_of_a_classifier(family, make_config, make_set, tmp_path
     rows = [{"text": WORDS[1 + number % 2], "label": number % 2} for number in range(12)]
     config = make_config.write(family, make_set(train=rows, validation=rows[:4]), training__max_steps=3)
     run, merged = tmp_path / "run", tmp_path / "merged"
-    assert _open("train", "--config", config) == 0
-    assert _open("evaluate_model", "--run", run) == 0
-    assert _open("merge_adapter", "--run", run, "--output", merged) == 0
+    assert exit_code("train", "--config", config) == 0
+    assert exit_code("evaluate_model", "--run", run) == 0
+    assert exit_code("merge_adapter", "--run", run, "--output", merged) == 0
     answers = []
     for folder in (run, merged):
         capsys.readouterr()
-        assert _open("inference", "--run", folder, "--input_text", "good", "--input_text", "") == 0
+        assert exit_code("inference", "--run", folder, "--input_text", "good", "--input_text", "") == 0
         lone, empty = _read_answers(capsys.readouterr().out)
         assert "error" in empty
         answers.append(lone["probabilities"]["0"])

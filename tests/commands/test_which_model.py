@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -10,12 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-
-def _open(name, *words):
-    from utils.cli.command_line import run_cli
-
-    script = importlib.import_module(name)
-    return run_cli(script.main, script.build(), [str(word) for word in words])
+from tests.commands.in_process import exit_code
 
 
 def _disturb(base: Path) -> None:
@@ -32,7 +26,7 @@ def run(make_sft, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(make_sft().model.name_or_path, base)
     config = make_sft(model__name_or_path=str(base), training__max_steps=3)
-    assert _open("train", "--config", config.source) == 0
+    assert exit_code("train", "--config", config.source) == 0
     return Path(config.training.output_dir)
 
 
@@ -67,7 +61,7 @@ def test_a_contradiction_names_both_and_the_record_wins(run, name_base, tmp_path
         ["evaluate_model", "--run", run, f"model.name_or_path={other}"],
     ]
     for words in refused:
-        assert _open(*words) == 2, words
+        assert exit_code(*words) == 2, words
         told = capsys.readouterr().err
         assert str(base) in told, told
         assert str(other) in told, told
@@ -75,21 +69,21 @@ def test_a_contradiction_names_both_and_the_record_wins(run, name_base, tmp_path
     assert not merged.exists()
 
     capsys.readouterr()
-    assert _open("inference", "--run", run, *text) == 0
+    assert exit_code("inference", "--run", run, *text) == 0
     expected = capsys.readouterr().out
     monkeypatch.chdir(tmp_path)  # the same base by another spelling is the same base
-    assert _open("inference", "--config", name_base("./base"), "--model_path", run, *text) == 0
+    assert exit_code("inference", "--config", name_base("./base"), "--model_path", run, *text) == 0
     assert capsys.readouterr().out == expected
     for given in (run, run / "final_model"):
         words = ["--config", name_base("./base"), "--adapter_path", given, "--output", merged, "--overwrite"]
-        assert _open("merge_adapter", *words) == 0
+        assert exit_code("merge_adapter", *words) == 0
         report = json.loads((merged / "merge_report.json").read_text())
         assert report["probe"]["source"] == "probe_rows.jsonl"
         assert report["as_measured"]["largest_difference"] < 1e-4
 
     base.rename(tmp_path / "moved")
     capsys.readouterr()
-    assert _open("inference", "--config", name_base(tmp_path / "moved"), "--model_path", run, *text) == 0
+    assert exit_code("inference", "--config", name_base(tmp_path / "moved"), "--model_path", run, *text) == 0
     answered = capsys.readouterr()
     assert answered.out == expected
     assert "which is not here" in answered.err
@@ -97,10 +91,10 @@ def test_a_contradiction_names_both_and_the_record_wins(run, name_base, tmp_path
 
 def test_a_merge_detects_a_changed_base(run, tmp_path, capsys):
     _disturb(tmp_path / "base")
-    assert _open("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 2
+    assert exit_code("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 2
     (run / "inputs.json").unlink()  # an earlier version's run does not record its base
     capsys.readouterr()
-    assert _open("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 1
+    assert exit_code("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 1
     told = capsys.readouterr().err
     assert "is not the model that was trained: its logits differ by" in told
     assert not (tmp_path / "merged").exists()
@@ -109,12 +103,12 @@ def test_a_merge_detects_a_changed_base(run, tmp_path, capsys):
 def test_a_run_is_not_taken_for_a_plain_model(make_config, tmp_path, capsys):
     """Its own record says how it is prompted, even for a full model in a run's folder."""
     file = make_config.write("bert", peft={"method": "none"}, training__max_steps=1, training__save_strategy="no")
-    assert _open("train", "--config", file, "training.load_best_model_at_end=false") == 0
+    assert exit_code("train", "--config", file, "training.load_best_model_at_end=false") == 0
     weights = tmp_path / "run" / "final_model"
     for words in (["inference", "--input_text", "good"], ["evaluate_model", "--set", "glue:cola"]):
         for folder in (weights, weights.parent):
             capsys.readouterr()
-            assert _open(words[0], "--model", folder, *words[1:]) == 2
+            assert exit_code(words[0], "--model", folder, *words[1:]) == 2
             assert f"--model {folder}: the folder holds a run; name it by --run" in capsys.readouterr().err
 
 
@@ -139,14 +133,14 @@ def test_a_run_works_from_another_folder(make_sft, tmp_path, monkeypatch, capsys
     shutil.copytree(make_sft().model.name_or_path, tmp_path / "models" / "base")
     monkeypatch.chdir(tmp_path)
     config = make_sft(model__name_or_path="models/base", training__max_steps=2, training__output_dir="out/run")
-    assert _open("train", "--config", config.source) == 0
+    assert exit_code("train", "--config", config.source) == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert _open("merge_adapter", "--run", "../out/run", "--output", "merged") == 0
+    assert exit_code("merge_adapter", "--run", "../out/run", "--output", "merged") == 0
     capsys.readouterr()
     asked = ("--set", "@test[:4]", "generation.max_new_tokens=4", "--json")
-    assert _open("evaluate_model", "--run", "merged", *asked) == 0, "a merged model is scored like its run"
-    assert _open("inference", "--run", "me/model", "--input_text", "a") == 2
+    assert exit_code("evaluate_model", "--run", "merged", *asked) == 0, "a merged model is scored like its run"
+    assert exit_code("inference", "--run", "me/model", "--input_text", "a") == 2
     assert "or hub:me/model for one of the hub" in capsys.readouterr().err
     assert (tmp_path / "elsewhere" / "outputs" / "eval_merged").is_dir()
 
@@ -157,13 +151,13 @@ def test_a_chat_model_without_its_rows_treats_a_text_as_a_user_turn(make_sft, tm
     rows.write_text("".join(f"{json.dumps({'messages': turns})}\n" for turns in asked))
     chat = {"model__chat_template": "chatml", "model__extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}
     config = make_sft(dataset={"name": str(rows), "validation_size": 2}, training__max_steps=1, **chat)
-    assert _open("train", "--config", config.source) == 0
+    assert exit_code("train", "--config", config.source) == 0
     rows.unlink()
     alone = tmp_path / "alone"
     shutil.copytree(Path(config.training.output_dir) / "final_model", alone)
     answers = []
     for folder in (config.training.output_dir, alone):
         capsys.readouterr()
-        assert _open("inference", "--run", folder, "--input_text", "Hi", "--max_new_tokens", "2") == 0
+        assert exit_code("inference", "--run", folder, "--input_text", "Hi", "--max_new_tokens", "2") == 0
         answers.append(json.loads(capsys.readouterr().out)["answer"])
     assert answers[0] == answers[1]

@@ -239,3 +239,9 @@ def check_outcome() -> Callable[[Path, Outcome], None]:
         assert not list(run.glob(".checkpoint-*")), "no leftovers"
 
     return check
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which a module's tests keep the run that they share."""
+    return tmp_path_factory.mktemp("kept")

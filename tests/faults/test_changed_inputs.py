@@ -22,11 +22,6 @@ from utils.runs.open_model import open_run
 from utils.runs.opening import open_run_folder
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("kept")
-
-
 @pytest.fixture(params=["SEQ_CLS", "CAUSAL_LM"])
 def started(request, kept, prepare_run, make_config, make_sft, tiny_base, tmp_path) -> tuple[Any, Path, Path, Path]:
     """Return a trained and exported run: its configuration, folder, rows and base."""

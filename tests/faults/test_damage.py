@@ -29,11 +29,6 @@ UNSEEN = ("README.md", "training_args.bin", MANIFEST, RUN_COPY)
 """What a checkpoint without a list may lose unseen, and is none the worse for it."""
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("kept")
-
-
 @pytest.fixture
 def trained(kept, prepare_run, make_config) -> tuple[Any, Path]:
     """Return a run's configuration, and its folder with checkpoints of steps 3 and 4 of 5."""

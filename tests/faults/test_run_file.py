@@ -21,11 +21,6 @@ KEYS = {"training__save_strategy": "steps", "training__save_steps": 2, "training
         "training__report_to": "none", "training__load_best_model_at_end": False}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("kept")
-
-
 @pytest.fixture
 def trained(kept, prepare_run, make_config) -> tuple[Any, Path]:
     """Return a run's configuration, and its folder with checkpoints of steps 2 and 4 of 5."""

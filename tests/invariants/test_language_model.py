@@ -7,17 +7,11 @@ import math
 import pytest
 import torch
 
+from tests.invariants.comparison import assert_alike, copy_trained, read_losses
+
 STEPS = {"training__max_steps": 6}
 SGD = {"training__optim": "sgd", "training__learning_rate": 0.5}
 """Adam divides a gradient by its own size, so that the rounding of one near zero becomes a step."""
-
-
-def _losses(run):
-    return [log["loss"] for log in run.trainer.state.log_history if "loss" in log]
-
-
-def _weights(run):
-    return {name: p.detach().clone() for name, p in run.trainer.model.named_parameters() if p.requires_grad}
 
 
 def _train(prepare_run, make_sft, **keys):
@@ -26,16 +20,10 @@ def _train(prepare_run, make_sft, **keys):
     return run
 
 
-def _assert_alike(one, other, tolerance=1e-5):
-    assert max(abs(a - b) for a, b in zip(_losses(one), _losses(other), strict=True)) < tolerance
-    weights = _weights(other)
-    assert all(torch.allclose(value, weights[name], atol=1e-4) for name, value in _weights(one).items())
-
-
 def test_accumulated_batches_train_as_one_large_batch(prepare_run, make_sft):
     whole = _train(prepare_run, make_sft, **SGD, training__per_device_train_batch_size=8)
     keys = {"training__per_device_train_batch_size": 2, "training__gradient_accumulation_steps": 4}
-    _assert_alike(whole, _train(prepare_run, make_sft, **SGD, **keys))
+    assert_alike(whole, _train(prepare_run, make_sft, **SGD, **keys))
 
 
 @pytest.mark.parametrize("keys", [{}, {"training__gradient_checkpointing": True}], ids=["", "checkpointing"])
@@ -44,7 +32,7 @@ def test_padding_free_batches_train_as_padded_ones(prepare_run, make_sft, keys):
     flat = _train(prepare_run, make_sft, **SGD, **keys)
     assert flat.trainer.data_collator.padding_free
     assert not padded.trainer.data_collator.padding_free
-    _assert_alike(padded, flat)
+    assert_alike(padded, flat)
 
 
 def test_packed_rows_train_as_unpacked_ones(prepare_run, make_sft):
@@ -54,14 +42,14 @@ def test_packed_rows_train_as_unpacked_ones(prepare_run, make_sft):
     packed = _train(prepare_run, make_sft, sft={"max_length": 256, "packing": True}, **keys)
     assert packed.data.num_train_rows < 48 / 2
     assert all(sum(lengths) <= 256 for lengths in packed.data.train["seq_lengths"])
-    _assert_alike(plain, packed)
+    assert_alike(plain, packed)
 
 
 def test_label_smoothing_and_dft_have_an_effect(prepare_run, make_sft):
     plain = _train(prepare_run, make_sft)
     smooth = _train(prepare_run, make_sft, training__label_smoothing_factor=0.1)
     dft = _train(prepare_run, make_sft, sft={"max_length": 128, "loss_type": "dft"})
-    assert _losses(smooth)[0] > _losses(plain)[0] > _losses(dft)[0]
+    assert read_losses(smooth)[0] > read_losses(plain)[0] > read_losses(dft)[0]
 
 
 def test_the_evaluation_loss_is_the_mean_over_tokens_at_any_batch_size(prepare_run, make_sft):
@@ -92,9 +80,9 @@ def test_generating_during_training_changes_no_weight(prepare_run, make_sft, tmp
     writing = _train(
         prepare_run, make_sft, **keys, evaluation={"steps": 2, "max_samples": 5}, generation={"max_new_tokens": 8}
     )
-    assert _losses(silent) == _losses(writing)
-    weights = _weights(writing)
-    assert all(torch.equal(value, weights[name]) for name, value in _weights(silent).items())
+    assert read_losses(silent) == read_losses(writing)
+    weights = copy_trained(writing)
+    assert all(torch.equal(value, weights[name]) for name, value in copy_trained(silent).items())
     logged = [log for log in writing.trainer.state.log_history if any(key.endswith("em_strict") for key in log)]
     assert [log["step"] for log in logged] == [2, 4, 6]
     assert (tmp_path / "run" / "eval_step_4").is_dir()
@@ -117,4 +105,4 @@ def test_row_order_and_losses_equal_those_of_a_plain_trainer(prepare_run, make_s
     plain = Trainer(fresh.model, arguments, collate, ordered)
     plain.train()
     expected = [log["loss"] for log in plain.state.log_history if "loss" in log]
-    assert max(abs(a - b) for a, b in zip(_losses(run), expected, strict=True)) < 1e-5
+    assert max(abs(a - b) for a, b in zip(read_losses(run), expected, strict=True)) < 1e-5

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.invariants.comparison import copy_trained
+
 TWO_EPOCHS = {"training__num_train_epochs": 2, "training__logging_steps": 1, "training__save_total_limit": None}
-
-
-def _trained(run):
-    return {name: p.detach().clone() for name, p in run.trainer.model.named_parameters() if p.requires_grad}
 
 
 def _losses(run):
@@ -32,7 +30,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(prepare_run, method):
     assert {step: _losses(resumed)[step] for step in range(4, 11)} == {
         step: _losses(whole)[step] for step in range(4, 11)
     }
-    expected, actual = _trained(whole), _trained(resumed)
+    expected, actual = copy_trained(whole), copy_trained(resumed)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -11,15 +9,6 @@ from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.generation.backends.transformers import Backend
 from utils.generation.decoding import AnswerStream
-
-QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart" / "base"
-
-
-@pytest.fixture(scope="module")
-def quickstart():
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    return AutoModelForCausalLM.from_pretrained(QUICKSTART), AutoTokenizer.from_pretrained(QUICKSTART)
 
 
 @pytest.mark.parametrize("stop", [[], ["a "], ["tha"], ["."], ["wrong."]])

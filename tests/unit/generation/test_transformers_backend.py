@@ -6,7 +6,6 @@ import logging
 import random
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,7 @@ from utils.generation.backends.transformers import Backend
 from utils.generation.batching import find_prompt_limit
 from utils.modeling.sizes import count_text_positions
 
-QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart" / "base"
 FAMILIES = ("llama", "gpt2", "qwen2")
-
-
-@pytest.fixture(scope="module")
-def quickstart() -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    return AutoModelForCausalLM.from_pretrained(QUICKSTART), AutoTokenizer.from_pretrained(QUICKSTART)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.tasks.preference.conftest import VOCABULARY, build_model  # noqa: F401  a fixture
+from tests.unit.tasks.preference.conftest import VOCABULARY, build_model, compute_gradients  # noqa: F401  a fixture
 from utils.tasks.grpo.groups import GroupOrder, compute_advantages
 from utils.tasks.grpo.losses import AnswerBatch, compute_losses
 from utils.tasks.grpo.section import GrpoSection
@@ -110,20 +110,14 @@ def test_losses_and_gradients_equal_trls(keys, build_model, tmp_path, load_token
         answered = AnswerBatch(score(), old, reference, counts, compute_advantages(rewards, GROUP, "group"),
                             torch.ones(ROWS), counts.sum(), ROWS)  # fmt: skip
         found.append((compute_losses(answered, section)[0].mean(), list(old.split(counts.tolist()))))
-        found[-1] = (found[-1][0].item(), _gradients(model, found[-1][0]), found[-1][1])
+        found[-1] = (found[-1][0].item(), compute_gradients(model, found[-1][0]), found[-1][1])
     model = model.cpu()
     model.get_base_model().config._attn_implementation = "sdpa"
     loss = compute_theirs(model, section, found[0][2], tmp_path, load_tokenizer_of("llama"))
-    theirs = _gradients(model, loss)
+    theirs = compute_gradients(model, loss)
     for mine, grads, _ in found:
         assert mine == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
         assert float((grads - theirs).norm()) < 2e-5 * float(theirs.norm())
-
-
-def _gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
-    model.zero_grad()
-    loss.backward()
-    return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
 
 def test_advantages_are_relative_to_the_group():

@@ -134,3 +134,10 @@ def start_replay() -> Callable[..., Any]:
         return adapted.base_model.start_replay(lambda num_states, size, dtype: DictStore(size, dtype, room))
 
     return start
+
+
+def compute_logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Return a batch's logits, without gradients."""
+    with torch.no_grad():
+        logits: torch.Tensor = model(**batch).logits
+    return logits

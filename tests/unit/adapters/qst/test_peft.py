@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.unit.adapters.qst.conftest import compute_logits
+
 ROOT = Path(__file__).parents[4]
 FAMILIES = [
     *((family, "CAUSAL_LM") for family in ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3", "gpt2", "opt")),
@@ -36,11 +38,6 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def _logits(model, batch):
-    with torch.no_grad():
-        return model(**batch).logits
-
-
 def test_a_saved_adapter_gives_the_same_logits_in_a_new_process(build_base, put_beside, draw_batch, tmp_path):
     batch = draw_batch()
     for family, task_type in FAMILIES:
@@ -50,7 +47,7 @@ def test_a_saved_adapter_gives_the_same_logits_in_a_new_process(build_base, put_
         (folder / "class.txt").write_text(type(model).__name__)
         adapted = put_beside(model, side_layers="every_2", gate="vector")
         adapted.save_pretrained(folder / "adapter")
-        torch.save({"batch": batch, "logits": _logits(adapted, batch)}, folder / "saved.pt")
+        torch.save({"batch": batch, "logits": compute_logits(adapted, batch)}, folder / "saved.pt")
     command = [sys.executable, "-c", _RELOAD, str(tmp_path / "models")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -98,7 +95,7 @@ def test_the_side_network_stays_float32_on_a_half_precision_backbone(
     adapted.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(build_base("llama").to(dtype), tmp_path, low_cpu_mem_usage=sparing).eval()
     assert {p.dtype for n, p in again.named_parameters() if "qst_" in n} == {torch.float32}
-    assert torch.equal(_logits(again, batch), _logits(adapted, batch))
+    assert torch.equal(compute_logits(again, batch), compute_logits(adapted, batch))
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
@@ -109,15 +106,15 @@ def test_several_side_networks_on_one_base(build_base, put_beside, scatter, draw
     from utils.adapters.qst import QSTConfig
 
     batch = draw_batch()
-    base = _logits(build_base(family, task_type), batch)
+    base = compute_logits(build_base(family, task_type), batch)
     adapted = put_beside(build_base(family, task_type), side_layers=[1])
-    first = _logits(adapted, batch)
+    first = compute_logits(adapted, batch)
     other = QSTConfig(task_type=task_type, reduction_factor=4, downsample="linear", mix="paper")
     adapted.add_adapter("other", other)
-    assert torch.equal(_logits(adapted, batch), first)
+    assert torch.equal(compute_logits(adapted, batch), first)
     adapted.set_adapter("other")
     scatter(adapted)
-    second = _logits(adapted, batch)
+    second = compute_logits(adapted, batch)
     assert {n.split(".default")[0] == n for n, p in adapted.named_parameters() if p.requires_grad} == {True}
     adapted.train()
     labels = torch.tensor([0, 1, 0, 1]) if task_type == "SEQ_CLS" else batch["input_ids"]
@@ -125,17 +122,17 @@ def test_several_side_networks_on_one_base(build_base, put_beside, scatter, draw
     assert all((p.grad is not None) == p.requires_grad for p in adapted.parameters())
     adapted.eval()
     adapted.set_adapter("default")
-    assert torch.equal(_logits(adapted, batch), first)
+    assert torch.equal(compute_logits(adapted, batch), first)
     with adapted.disable_adapter():
-        assert torch.equal(_logits(adapted, batch), base)
+        assert torch.equal(compute_logits(adapted, batch), base)
     adapted.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(build_base(family, task_type), tmp_path / "other").eval()
-    assert torch.equal(_logits(loaded, batch), second)
+    assert torch.equal(compute_logits(loaded, batch), second)
     loaded.load_adapter(tmp_path, "first")
     loaded.set_adapter("first")
-    assert torch.equal(_logits(loaded.eval(), batch), first)
+    assert torch.equal(compute_logits(loaded.eval(), batch), first)
     adapted.delete_adapter("other")
-    assert torch.equal(_logits(adapted, batch), first)
+    assert torch.equal(compute_logits(adapted, batch), first)
     assert not [n for n, _ in adapted.named_parameters() if "other" in n]
 
 
@@ -143,7 +140,7 @@ def test_several_side_networks_on_one_base(build_base, put_beside, scatter, draw
 def test_unloading_leaves_the_base(build_base, put_beside, draw_batch, family, task_type):
     batch = draw_batch()
     base = build_base(family, task_type)
-    before, modules = _logits(base, batch), [type(part) for part in base.modules()]
+    before, modules = compute_logits(base, batch), [type(part) for part in base.modules()]
     adapted = put_beside(base)
     adapted.base_model.start_replay(lambda *shape: pytest.fail("nothing is run"))
     plain = adapted.unload()
@@ -151,9 +148,9 @@ def test_unloading_leaves_the_base(build_base, put_beside, draw_batch, family, t
     assert [type(part) for part in plain.modules() if "ModulesToSave" not in type(part).__name__] == modules
     assert not [part for part in plain.modules() if part._forward_pre_hooks or part._forward_hooks]
     if task_type == "CAUSAL_LM":
-        assert torch.equal(_logits(plain, batch), before)
+        assert torch.equal(compute_logits(plain, batch), before)
     again = put_beside(plain, scattered=False)
-    assert torch.equal(_logits(again, batch), _logits(plain, batch))
+    assert torch.equal(compute_logits(again, batch), compute_logits(plain, batch))
 
 
 @pytest.mark.parametrize("how", ["merge_and_unload", "merge_adapter", "room"])
@@ -176,7 +173,7 @@ def test_two_active_side_networks_are_refused(build_base, put_beside, draw_batch
     adapted.add_adapter("other", QSTConfig(task_type="CAUSAL_LM", reduction_factor=4))
     adapted.base_model.set_adapter(["default", "other"])
     with pytest.raises(ValueError, match="one side network can be active at a time"):
-        _logits(adapted, draw_batch())
+        compute_logits(adapted, draw_batch())
 
 
 def test_mixing_with_another_adapter_type_is_refused(build_base, put_beside):
@@ -198,19 +195,19 @@ def test_on_a_merged_lora_it_reads_the_merged_base(build_base, put_beside, scatt
     batch, model = draw_batch(), get_peft_model(build_base("llama"), LoraConfig(target_modules=["q_proj"]))
     scatter(model)
     merged = model.eval().merge_and_unload()
-    expected = _logits(merged, batch)
-    assert torch.equal(_logits(put_beside(merged, scattered=False), batch), expected)
+    expected = compute_logits(merged, batch)
+    assert torch.equal(compute_logits(put_beside(merged, scattered=False), batch), expected)
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
 def test_a_deep_copy_is_independent(build_base, put_beside, scatter, draw_batch, family, task_type):
     adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
-    before = _logits(adapted, batch)
+    before = compute_logits(adapted, batch)
     copied = copy.deepcopy(adapted)
-    assert torch.equal(_logits(copied, batch), before)
+    assert torch.equal(compute_logits(copied, batch), before)
     scatter(adapted)
-    assert torch.equal(_logits(copied, batch), before)
-    assert not torch.equal(_logits(adapted, batch), before)
+    assert torch.equal(compute_logits(copied, batch), before)
+    assert not torch.equal(compute_logits(adapted, batch), before)
 
 
 def test_gates_are_float32_without_pefts_casting(build_base, draw_batch):
@@ -221,7 +218,7 @@ def test_gates_are_float32_without_pefts_casting(build_base, draw_batch):
     config = QSTConfig(task_type="CAUSAL_LM", reduction_factor=2)
     adapted = get_peft_model(build_base("llama").to(torch.bfloat16), config, autocast_adapter_dtype=False)
     assert {p.dtype for n, p in adapted.named_parameters() if n.endswith("gates")} == {torch.float32}
-    assert _logits(adapted, draw_batch()).isfinite().all()
+    assert compute_logits(adapted, draw_batch()).isfinite().all()
 
 
 def test_the_side_network_follows_an_encoder_whose_last_layer_has_no_weights(build_base, put_beside):

@@ -5,15 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.unit.adapters.qst.conftest import compute_logits
+
 DECODERS = (
     "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3", "phi", "gpt_neox", "cohere", "gpt2", "opt"
 )  # fmt: skip
 SLIDING = ("mistral", "gemma3")
-
-
-def _logits(model, batch):
-    with torch.no_grad():
-        return model(**batch).logits
 
 
 def _write(model, ids, mask=None, **keys):
@@ -30,7 +27,7 @@ def test_decoding_token_by_token_equals_one_forward_pass(build_base, put_beside,
     adapted, batch = put_beside(build_base(family)), draw_batch(padding)
     mask = batch["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    full = _logits(adapted, {**batch, "position_ids": positions})
+    full = compute_logits(adapted, {**batch, "position_ids": positions})
     cache, found = None, []
     for start, stop in ((0, 5), (5, 6), (6, 7), (7, 9)):
         with torch.no_grad():
@@ -101,7 +98,7 @@ def test_eager_and_sdpa_attention_agree(build_base, put_beside, draw_batch, fami
     found = []
     for attention in ("sdpa", "eager"):
         adapted = put_beside(build_base(family, task_type, attn_implementation=attention))
-        logits = _logits(adapted, batch)
+        logits = compute_logits(adapted, batch)
         found.append(logits[batch["attention_mask"].bool()] if task_type == "CAUSAL_LM" else logits)
     assert (found[0] - found[1]).abs().max() < 2e-5
 

@@ -7,10 +7,7 @@ import math
 import pytest
 import torch
 
-
-def _logits(model, batch):
-    with torch.no_grad():
-        return model(**batch).logits
+from tests.unit.adapters.qst.conftest import compute_logits
 
 
 @pytest.mark.parametrize("mix", ["paper", "sigmoid"])
@@ -20,7 +17,7 @@ def test_mixing_of_the_side_output(build_base, put_beside, draw_batch, mix):
     adapted.base_model.mix.register_forward_hook(lambda module, args, output: seen.append(output))
     adapted.base_model.mix.base_layer.register_forward_hook(lambda module, args, output: seen.append(output))
     side.up.register_forward_hook(lambda module, args, output: seen.append(output))
-    _logits(adapted, batch)
+    compute_logits(adapted, batch)
     end, update, mixed = seen
     share = side.alpha if mix == "paper" else 1 / (1 + torch.exp(-side.alpha))
     assert torch.allclose(mixed, share * end + (1 - share) * update, atol=1e-6)
@@ -152,7 +149,7 @@ def _read_states(model, batch):
     first = layers[0].register_forward_pre_hook(lambda m, args: states.append(args[0]))
     rest = [layer.register_forward_hook(lambda m, args, out: states.append(out)) for layer in layers]
     last = (body.norm if hasattr(body, "norm") else layers[-1]).register_forward_hook(lambda m, a, out: end.append(out))
-    _logits(model, batch)
+    compute_logits(model, batch)
     for handle in (first, *rest, last):
         handle.remove()
     return states, end[0]
@@ -171,7 +168,7 @@ def test_logits_equal_the_formula(build_base, put_beside, draw_batch, family, ta
         if family == "llama":
             side = _Formula(trained, prefix, "rms", 1, 16, True, _silu, 10000.0)
             expected = (end + side.update(states, mask, 1e-6)) @ double.lm_head.weight.T
-            found = _logits(adapted, batch)[mask.bool()]
+            found = compute_logits(adapted, batch)[mask.bool()]
             expected = expected[mask.bool()]
         else:
             side = _Formula(trained, prefix, "layer", 1, 16, False, _gelu, None)
@@ -179,6 +176,6 @@ def test_logits_equal_the_formula(build_base, put_beside, draw_batch, family, ta
             head = adapted.get_base_model().classifier.modules_to_save["default"].double()
             expected, found = head(pooled), None
             head.float()
-            found = _logits(adapted, batch)
+            found = compute_logits(adapted, batch)
     assert expected.dtype == torch.float64
     assert (found - expected).abs().max() < 2e-5

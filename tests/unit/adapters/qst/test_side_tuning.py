@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from tests.unit.adapters.qst.conftest import compute_logits
+
 DECODERS = (
     "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3", "phi", "gpt_neox", "cohere", "gpt2", "opt"
 )  # fmt: skip
@@ -15,39 +17,34 @@ FAMILIES = [*((family, "CAUSAL_LM") for family in DECODERS), *((family, "SEQ_CLS
 every_family = pytest.mark.parametrize(("family", "task_type"), FAMILIES)
 
 
-def _logits(model, batch):
-    with torch.no_grad():
-        return model(**batch).logits
-
-
 @every_family
 @pytest.mark.parametrize("mix", ["residual", "paper"])
 def test_the_initial_output_is_the_base_bit_for_bit(build_base, put_beside, draw_batch, family, task_type, mix):
     model, batch = build_base(family, task_type), draw_batch()
-    base = _logits(model, batch)
+    base = compute_logits(model, batch)
     adapted = put_beside(model, scattered=False, mix=mix)
-    assert torch.equal(_logits(adapted, batch), base)
+    assert torch.equal(compute_logits(adapted, batch), base)
 
 
 @every_family
 def test_disabling_gives_the_base_and_enabling_the_side_again(build_base, put_beside, draw_batch, family, task_type):
     model, batch = build_base(family, task_type), draw_batch()
-    base = _logits(model, batch)
+    base = compute_logits(model, batch)
     adapted = put_beside(model)
-    beside = _logits(adapted, batch)
+    beside = compute_logits(adapted, batch)
     assert (beside - base).abs().max() > 1e-2
     with adapted.disable_adapter():
-        assert torch.equal(_logits(adapted, batch), base)
-    assert torch.equal(_logits(adapted, batch), beside)
+        assert torch.equal(compute_logits(adapted, batch), base)
+    assert torch.equal(compute_logits(adapted, batch), beside)
 
 
 @every_family
 def test_rows_do_not_influence_each_other(build_base, put_beside, draw_batch, family, task_type):
     adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
-    before = _logits(adapted, batch)
+    before = compute_logits(adapted, batch)
     batch["input_ids"] = batch["input_ids"].clone()
     batch["input_ids"][0] = torch.arange(10, 19)
-    after = _logits(adapted, batch)
+    after = compute_logits(adapted, batch)
     real = batch["attention_mask"].bool() if task_type == "CAUSAL_LM" else torch.ones(4, dtype=torch.bool)
     real[0] = False
     assert not torch.equal(before[0], after[0])
@@ -57,9 +54,9 @@ def test_rows_do_not_influence_each_other(build_base, put_beside, draw_batch, fa
 @every_family
 def test_padding_does_not_change_the_output(build_base, put_beside, draw_batch, family, task_type):
     adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
-    together = _logits(adapted, batch)
+    together = compute_logits(adapted, batch)
     for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
-        alone = _logits(adapted, {name: each[row : row + 1, :length] for name, each in batch.items()})[0]
+        alone = compute_logits(adapted, {name: each[row : row + 1, :length] for name, each in batch.items()})[0]
         real = together[row, :length] if task_type == "CAUSAL_LM" else together[row]
         assert (real - alone).abs().max() < 2e-5
 
@@ -135,23 +132,23 @@ def test_backbone_dropout_is_off_and_head_dropout_on(build_base, put_beside, dra
     adapted = put_beside(build_base(family, task_type, **drops))
     seen = []
     adapted.base_model.mix.observe = lambda states: seen.append([states[index] for index in sorted(states)])
-    still = _logits(adapted, batch)
+    still = compute_logits(adapted, batch)
     adapted.train()
-    one, other = _logits(adapted, batch), _logits(adapted, batch)
+    one, other = compute_logits(adapted, batch), compute_logits(adapted, batch)
     assert all(torch.equal(a, b) for states in seen[1:] for a, b in zip(states, seen[0], strict=True))
     assert torch.equal(one, still) == torch.equal(one, other) == (family not in ENCODERS)
     dropped = {n for n, part in adapted.named_modules() if isinstance(part, torch.nn.Dropout) and part.training}
     assert all("qst_side" in name or name.endswith("model.dropout") for name in dropped)
     adapted.eval()
-    assert torch.equal(_logits(adapted, batch), still)
+    assert torch.equal(compute_logits(adapted, batch), still)
     assert not any(part.training for part in adapted.modules())
 
 
 def test_side_dropout_applies_in_training_only(build_base, put_beside, draw_batch):
     adapted, batch = put_beside(build_base("llama"), side_dropout=0.5), draw_batch()
-    assert torch.equal(_logits(adapted, batch), _logits(adapted, batch))
+    assert torch.equal(compute_logits(adapted, batch), compute_logits(adapted, batch))
     adapted.train()
-    assert not torch.equal(_logits(adapted, batch), _logits(adapted, batch))
+    assert not torch.equal(compute_logits(adapted, batch), compute_logits(adapted, batch))
 
 
 @pytest.mark.parametrize(("dtype", "autocast"), [("bfloat16", False), ("bfloat16", True), ("float16", False)])
@@ -160,10 +157,10 @@ def test_side_dropout_applies_in_training_only(build_base, put_beside, draw_batc
 def test_a_backbone_in_half_precision(build_base, put_beside, draw_batch, family, dtype, autocast, attention):
     task_type = "SEQ_CLS" if family == "bert" else "CAUSAL_LM"
     model = build_base(family, task_type, attn_implementation=attention).to(getattr(torch, dtype))
-    base = _logits(model, draw_batch("left"))
+    base = compute_logits(model, draw_batch("left"))
     adapted = put_beside(model, scattered=False)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        start = _logits(adapted, draw_batch("left"))
+        start = compute_logits(adapted, draw_batch("left"))
         assert start.isfinite().all()
         assert autocast or torch.equal(start, base)
         adapted.train()
@@ -194,9 +191,9 @@ def test_a_model_of_one_layer_and_any_number_of_labels(build_base, put_beside, d
     model = build_base(family, "SEQ_CLS", **changes)
     model.config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
     batch = draw_batch()
-    base = _logits(model, batch)
+    base = compute_logits(model, batch)
     adapted = put_beside(model, scattered=False)
-    assert torch.equal(_logits(adapted, batch), base)
+    assert torch.equal(compute_logits(adapted, batch), base)
     assert base.shape == (4, num_labels)
     adapted.train()
     labels = torch.tensor([0.0, 1, 0, 1]) if num_labels == 1 else torch.tensor([0, 1, 2, 1])
@@ -225,10 +222,10 @@ def test_additional_model_outputs(build_base, put_beside, draw_batch, family, ta
 def test_token_types_reach_the_side_network(build_base, put_beside, draw_batch):
     adapted, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch(None)
     types = torch.zeros_like(batch["input_ids"])
-    zeros = _logits(adapted, {**batch, "token_type_ids": types})
+    zeros = compute_logits(adapted, {**batch, "token_type_ids": types})
     types[:, 4:] = 1
-    assert torch.equal(_logits(adapted, batch), zeros)
-    assert not torch.equal(_logits(adapted, {**batch, "token_type_ids": types}), zeros)
+    assert torch.equal(compute_logits(adapted, batch), zeros)
+    assert not torch.equal(compute_logits(adapted, {**batch, "token_type_ids": types}), zeros)
 
 
 def test_tied_embeddings_stay_tied_and_frozen(build_base, put_beside, draw_batch):
@@ -243,6 +240,6 @@ def test_a_disabled_forward_pass_keeps_no_states(build_base, put_beside, draw_ba
     """The states of a whole batch would stay in memory until the next one."""
     adapted = put_beside(build_base("llama"))
     with adapted.disable_adapter():
-        _logits(adapted, draw_batch())
+        compute_logits(adapted, draw_batch())
     assert not adapted.base_model.mix.recorder.states
     assert not adapted.base_model.mix.recorder.calls

@@ -54,3 +54,10 @@ def draw_pairs(number: int) -> tuple[Dataset, Dataset]:
         })  # fmt: skip
         theirs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     return Dataset.from_list(ours), Dataset.from_list(theirs)
+
+
+def compute_gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
+    """Return the loss's gradients of all trained parameters, flattened into one vector."""
+    model.zero_grad()
+    loss.backward()
+    return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])

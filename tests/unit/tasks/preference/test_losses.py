@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from tests.unit.tasks.preference.conftest import draw_pairs
+from tests.unit.tasks.preference.conftest import compute_gradients, draw_pairs
 from utils.tasks.dpo.section import DpoSection, LossType
 from utils.tasks.dpo.trainer import DpoTrainer
 from utils.tasks.kto.section import KtoSection
@@ -95,15 +95,9 @@ def test_every_dpo_loss_type_equals_trls(build_model, tmp_path, load_tokenizer_o
         expected = trl.compute_loss(model, theirs_batch)
         ours = build_ours(model, tmp_path, section=section)
         found = ours.compute_loss(model, ours.data_collator(ours.train_dataset.to_list()[:ROWS]))
-        theirs, mine = (_gradients(model, loss) for loss in (expected, found))
+        theirs, mine = (compute_gradients(model, loss) for loss in (expected, found))
         assert found.item() == pytest.approx(expected.item(), rel=1e-5), case
         assert float((theirs - mine).norm()) < 1e-5 * float(theirs.norm()), case
-
-
-def _gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
-    model.zero_grad()
-    loss.backward()
-    return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
 
 @pytest.mark.parametrize("loss_type", ["kto", pytest.param("apo_zero_unpaired", marks=SLOW)])
