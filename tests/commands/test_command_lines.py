@@ -50,11 +50,19 @@ def test_a_wrong_command_line_shows_the_usage(words: list[str]) -> None:
     assert done.stderr.startswith("usage: train.py")
 
 
-def test_help_needs_no_ml_library() -> None:
+@pytest.mark.parametrize(
+    ("script", "part"),
+    [
+        ("train.py", "key=value words override the file"),
+        ("evaluate_model.py", "NAME:SUBSET@SPLIT"),
+        ("inference.py", "--output_file"),
+    ],
+)
+def test_help_imports_no_ml_library(script: str, part: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "train.py", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
+        [sys.executable, "-X", "importtime", script, "--help"], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert "key=value words override the file" in done.stdout
+    assert part in done.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "peft", "datasets", "pydantic", "yaml", "rich"}
 

@@ -122,16 +122,6 @@ def test_scoring_a_classifier_run(make_config, make_set, draw_rows, monkeypatch,
     assert _hash_record(run) == before
 
 
-def test_help_needs_no_library():
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "evaluate_model.py", "--help"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "NAME:SUBSET@SPLIT" in done.stdout
-    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
-    assert not imported & {"torch", "transformers", "peft", "datasets", "pydantic", "yaml", "rich"}
-
-
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory):
     """Run the command with every ML library blocked, once for all mistakes; return exit code and message by name."""

@@ -79,16 +79,6 @@ def test_standard_input_to_standard_output():
     assert "tokens/s" in done.stderr
 
 
-def test_help_needs_no_library():
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "inference.py", "--help"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "--output_file" in done.stdout
-    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
-    assert not imported & {"torch", "transformers", "peft", "datasets", "pydantic", "yaml", "rich"}
-
-
 def test_mistakes_are_reported_before_loading(tmp_path):
     """One process with every ML library blocked."""
     run = tmp_path / "run"
