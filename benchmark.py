@@ -20,7 +20,8 @@ from utils.cli.parser import (
 from utils.core.errors import UserError
 
 if TYPE_CHECKING:
-    from utils.benchmark.plan import Choices, Plan
+    from utils.benchmark.choices import Choices
+    from utils.benchmark.plan import Plan
 
 DESCRIPTION = """Run a suite of runs and put their results in one table.
 
@@ -55,7 +56,7 @@ def main(arguments: argparse.Namespace) -> Answer:
 
 
 def _read_choices(arguments: argparse.Namespace) -> Choices:
-    from utils.benchmark.plan import Choices
+    from utils.benchmark.choices import Choices
 
     if arguments.single:
         arguments.only = (arguments.single,)

@@ -7,7 +7,8 @@ import sys
 
 from utils.cli.command_line import Answer, run_cli
 from utils.cli.parser import add_server, build_parser, check_server, positive
-from utils.inference.request import INPUT_KINDS, ModelChoice, Request
+from utils.core.texts import FILE_KINDS
+from utils.inference.request import ModelChoice, Request
 from utils.modeling.consent import Consent, add_consent
 
 DESCRIPTION = """Answer texts with a trained run, or with a published model.
@@ -75,8 +76,8 @@ def build() -> argparse.ArgumentParser:
     add_consent(parser)
     rows = parser.add_argument_group("rows", "Default: from standard input to standard output, as JSON lines.")
     rows.add_argument("--input_text", action="append", default=[], metavar="TEXT", help="a text; repeatable")
-    rows.add_argument("--input_file", metavar="FILE", help=f"rows to answer: {', '.join(INPUT_KINDS)}")
-    formats = [kind.removeprefix(".") for kind in INPUT_KINDS]
+    rows.add_argument("--input_file", metavar="FILE", help=f"rows to answer: {', '.join(FILE_KINDS)}")
+    formats = [kind.removeprefix(".") for kind in FILE_KINDS]
     rows.add_argument("--input_format", choices=formats, help="format of the input, where its name does not tell")
     rows.add_argument(
         "--input_quoting",

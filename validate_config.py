@@ -137,7 +137,8 @@ def _report_stream(arguments: argparse.Namespace) -> TextIO:
 def _print_checks(
     title: str, checks: list[Check], notices: Sequence[str], stream: TextIO, language: Literal["en", "zh"]
 ) -> None:
-    from utils.results.labels import phrase, translate
+    from utils.results.labels import translate
+    from utils.results.sentences import phrase
     from utils.run_config.load import MACHINE
 
     print(title if checks else f"{title}: {translate('ok', language)}", file=stream)

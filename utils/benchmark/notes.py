@@ -9,7 +9,8 @@ from utils.benchmark.collapse import find_collapsed, measure_without
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
 from utils.benchmark.statistics import Summary
 from utils.benchmark.text_reports import name_some
-from utils.results.labels import Language, phrase, translate
+from utils.results.labels import Language, translate
+from utils.results.sentences import phrase
 
 
 def list_notes(suite: SuiteFacts, summary: Summary, comparisons: Sequence[Comparison]) -> list[str]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.benchmark.choices import ALL, Choices
 from utils.benchmark.outcomes import RunOutcome, collect_outcomes, read_figures
-from utils.benchmark.plan import ALL, Choices, Plan, SearchKey, inspect_plan, require_runs
+from utils.benchmark.plan import Plan, SearchKey, inspect_plan, require_runs
 from utils.benchmark.statistics import is_more_better
 from utils.benchmark.suite import Suite
 from utils.benchmark.suite_reader import read_suite

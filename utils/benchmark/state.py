@@ -141,7 +141,7 @@ def choose_resume_flags(run: PlannedRun) -> list[str]:
 
 
 def _is_readable(run: PlannedRun) -> bool:
-    """Return whether the existing ones of run.yaml (or a copy) and the record are readable."""
+    """Return whether run.yaml (or a copy) and the record are readable, as far as they exist."""
     try:
         read_record(run.folder)
         read_resolved(run.folder)

@@ -17,9 +17,10 @@ from utils.benchmark.text_reports import build_scores, name_some, show_compariso
 from utils.benchmark.workbook import WorkbookParts, tabulate_configuration
 from utils.results.charts import Bar, BarChart, Chart, Series, spans_powers
 from utils.results.curves import tabulate
-from utils.results.labels import Language, is_score, phrase, scale, translate
+from utils.results.labels import Language, is_score, scale, translate
 from utils.results.page import Block, Facts, Figures, Page, PartOfPage, Sentences, Table, TableCell, Tone
 from utils.results.provenance import show_hardware, show_time
+from utils.results.sentences import phrase
 from utils.results.workbook import flatten_values
 from utils.runs.report import REPORT, read_logs
 

@@ -14,7 +14,8 @@ from utils.benchmark.statistics import Summary, SummaryRow
 from utils.benchmark.tables import build_comparison_table
 from utils.benchmark.text_reports import show_cell, show_comparisons, show_figure, show_score
 from utils.results.columns import Cell
-from utils.results.labels import Language, phrase, translate
+from utils.results.labels import Language, translate
+from utils.results.sentences import phrase
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -10,7 +10,8 @@ from utils.benchmark.aggregate import Comparison
 from utils.benchmark.combining import shorten_keys
 from utils.benchmark.statistics import Average, Summary, SummaryRow
 from utils.results.columns import RETENTION, Cell, Form, list_retention
-from utils.results.labels import Language, is_score, phrase, translate
+from utils.results.labels import Language, is_score, translate
+from utils.results.sentences import phrase
 
 RowKind = Literal["runs", "baseline", "average"]
 Cells = dict[str, Cell]

@@ -21,7 +21,8 @@ from utils.benchmark.tables import (
     show_absence,
 )
 from utils.results.columns import Cell, Form, count_places
-from utils.results.labels import Language, phrase, translate
+from utils.results.labels import Language, translate
+from utils.results.sentences import phrase
 from utils.results.workbook import guard_formula
 
 _BRIEF = (

@@ -114,9 +114,8 @@ def render_groups(entries: Sequence[Entry], language: Language = "en") -> Render
         metric = entry.shown[0]
         for kind, parts in entry.result.get("groups", {}).items():
             for name, part in parts.items():
-                value, bounds = part["metrics"].get(metric), part["interval"].get(metric)
-                interval = f"{_show(metric, bounds[0])} .. {_show(metric, bounds[1])}" if bounds else ""
-                cells = (entry.label, f"{kind}: {name}", metric, _show(metric, value), interval, str(part["n"]))
+                shown = _show(metric, part["metrics"].get(metric)), _show_interval(metric, part)
+                cells = (entry.label, f"{kind}: {name}", metric, *shown, str(part["n"]))
                 table.add_row(*map(Text, cells))
     return table
 
@@ -137,14 +136,12 @@ def render_averages(averages: Mapping[str, float], language: Language = "en") ->
 def _list_lines(entry: Entry, language: Language, baseline: bool) -> Iterator[list[str]]:
     result = entry.result
     for index, name in enumerate(entry.shown):
-        bounds = result["interval"].get(name)
-        interval = f"{_show(name, bounds[0])} .. {_show(name, bounds[1])}" if bounds else ""
         guessed = result.get("baseline", {}).get(name)
         yield [
             entry.label if index == 0 else "",
             name if is_score(name) else f"{name} ({translate('as_it_is', language)})",
             _show(name, result["metrics"][name]),
-            interval,
+            _show_interval(name, result),
             *([] if not baseline else ["" if guessed is None else _show(name, guessed)]),
             _count_rows(entry, language) if index == 0 else "",
         ]
@@ -155,6 +152,11 @@ def _count_rows(entry: Entry, language: Language) -> str:
     if not result["partial"]:
         return str(result["n"])
     return f"{result['n']} / {result['num_total']} ({translate('partial', language)})"
+
+
+def _show_interval(name: str, result: Mapping[str, Any]) -> str:
+    bounds = result["interval"].get(name)
+    return f"{_show(name, bounds[0])} .. {_show(name, bounds[1])}" if bounds else ""
 
 
 def _show(name: str, value: float | None) -> str:

@@ -10,14 +10,13 @@ from utils.core.errors import DataError
 from utils.core.progress import RowProgress
 from utils.core.texts import RowError
 from utils.data.report import MAX_ROWS, count_unwritable
+from utils.data.row_files import Row
 from utils.inference.partial import PartialFile
 from utils.inference.predictor import Predictor
 from utils.inference.prompt_builder import PromptBuilder
 from utils.inference.row_io import InputRow, Source
 
 _WINDOW_CHARACTERS = 8_000_000  # very long rows make a window smaller, so that memory stays bounded
-
-Row = dict[str, Any]
 
 
 class OrderedResultWriter:

@@ -9,10 +9,8 @@ from typing import Any, TypeAlias
 from utils.core.errors import DataError, UserError
 from utils.core.texts import RowError, describe_kind, read_text, shorten_list
 from utils.data.conversations import open_chat, read_conversation
-from utils.data.dataset import ClassificationSet, Example, InstructionSet
+from utils.data.dataset import ClassificationSet, Example, InstructionSet, Row
 from utils.data.preference import as_scored
-
-Row = dict[str, Any]
 
 _MESSAGES = "messages"
 _REQUESTS = ("prompt", "text")

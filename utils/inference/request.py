@@ -14,7 +14,6 @@ from utils.core.texts import FILE_KINDS
 from utils.data.row_files import is_stream
 from utils.modeling.consent import NO_CONSENT, Consent
 
-INPUT_KINDS = FILE_KINDS
 OUTPUT_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
 
 
@@ -93,8 +92,8 @@ def check_input(name: str, stated: str | None = None) -> None:
     source = Path(name).expanduser()
     if os.path.isdir(source):
         raise UserError(f"--input_file {name}: is a folder; name a file in it")
-    if stated is None and source.suffix.lower() not in INPUT_KINDS and not (is_stream(source) and not source.suffix):
-        known = ", ".join(INPUT_KINDS)
+    if stated is None and source.suffix.lower() not in FILE_KINDS and not (is_stream(source) and not source.suffix):
+        known = ", ".join(FILE_KINDS)
         raise UserError(f"--input_file {name}: unknown kind of file; use {known}, or set --input_format")
     if not os.path.exists(source):
         raise UserError(f"--input_file {name}: no such file")

@@ -17,12 +17,10 @@ from utils.core.errors import DataError, UserError
 from utils.core.json_files import parse_json
 from utils.core.replace_file import replace_file
 from utils.core.texts import RowError
-from utils.data.row_files import FileFormat, RowReader, explain_unreadable, spool
+from utils.data.row_files import FileFormat, Row, RowReader, explain_unreadable, spool
 from utils.results.workbook import guard_formula
 
 logger = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 TABLE_KINDS = (".csv", ".tsv", ".parquet")
 """Formats whose rows all have the same columns."""

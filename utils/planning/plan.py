@@ -18,7 +18,8 @@ from utils.core.project import PACKAGE, ROOT
 from utils.planning.cards import CARDS
 from utils.planning.step_times import FILE
 from utils.results.json_file import read_json
-from utils.results.labels import Language, count_columns, phrase, translate
+from utils.results.labels import Language, count_columns, translate
+from utils.results.sentences import phrase
 from utils.tasks.preparing import count_training_steps
 from utils.tasks.task import load_task, open_task
 

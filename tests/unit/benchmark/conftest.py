@@ -33,7 +33,7 @@ def write_suite(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def plan_of(write_suite: Callable[..., Path]) -> Callable[..., Any]:
     """Return a function that writes a suite and plans it; keyword arguments are the command line's selection."""
-    from utils.benchmark.plan import Choices
+    from utils.benchmark.choices import Choices
     from utils.benchmark.search import plan_suite
     from utils.benchmark.suite_reader import read_suite
 

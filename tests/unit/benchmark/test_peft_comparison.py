@@ -56,7 +56,7 @@ UNKNOWN = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Return the suite's runs by method, on a folder that holds only the base's config.json."""
-    from utils.benchmark.plan import Choices
+    from utils.benchmark.choices import Choices
     from utils.benchmark.search import plan_suite
     from utils.benchmark.suite_reader import read_suite
 

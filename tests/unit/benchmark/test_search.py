@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.commands.in_process import command
-from utils.benchmark.plan import Choices, PlannedRun
+from utils.benchmark.choices import Choices
+from utils.benchmark.plan import PlannedRun
 from utils.benchmark.search import plan_suite
 from utils.benchmark.state import RunState, find_status, write_state
 from utils.benchmark.suite_reader import read_suite
