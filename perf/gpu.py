@@ -33,7 +33,7 @@ KINDS = ("ours", "packed", "plain", "trl", "liger")
 """ours: without padding; packed: rows filled to the length; plain: transformers' Trainer; trl: its SFTTrainer or
 DPOTrainer; liger: trl with Liger's kernels."""
 _TOKENS = 8192
-"""Tokens of a step, at least a row."""
+"""Tokens per step, at least one row."""
 _WARM = 3
 
 

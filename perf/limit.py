@@ -34,7 +34,7 @@ _GROUPS = {
     "copies": ("copy_", "cat", "index", "fill_", "zero_", "empty", "clone"),
     "optimizer": ("Optimizer",),
 }
-"""What operations are counted as, by parts of their names, first match first; the rest is elementwise."""
+"""Categories of operations by parts of their names, in order of precedence; all others are elementwise."""
 _REPEATS = 7
 
 

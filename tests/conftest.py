@@ -326,7 +326,7 @@ def _forget_added_folders() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _hear_our_logs() -> Iterator[None]:
+def _record_our_logs() -> Iterator[None]:
     """Let caplog record `utils` even after a command was run in this process."""
     ours = logging.getLogger("utils")
     state = (ours.handlers[:], ours.propagate, ours.level)

@@ -22,15 +22,15 @@ class Hub:
 
     url: str = ""
     repos: dict[str, bool] = field(default_factory=dict)
-    """By name, whether it is private."""
+    """Whether each repository is private, by name."""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    """By repository (and branch, where it is not main)."""
+    """Files by repository (and branch, if not main)."""
     asked: list[str] = field(default_factory=list)
     status: int = 200
-    """Of a commit."""
+    """Files by commit."""
     gated: set[str] = field(default_factory=set)
     instead: dict[str, bytes | int] = field(default_factory=dict)
-    """What is answered to requests that a pattern matches, `GET /api/...`: a body, or a status."""
+    """Replacement responses by a pattern of requests, `GET /api/...`: a body, or a status."""
     _large: dict[str, bytes] = field(default_factory=dict)
 
     def find(self, repo: str, revision: str) -> dict[str, bytes] | None:
@@ -77,7 +77,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def lies(self) -> bool:
+    def send_replacement(self) -> bool:
         """Send the replacement response set for this request; return whether there is one."""
         asked = f"{self.command} {self.path}"
         body = next((each for pattern, each in self.known.instead.items() if re.search(pattern, asked)), None)
@@ -93,7 +93,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.known.asked.append(f"{self.command} {self.path}")
-        if self.lies():
+        if self.send_replacement():
             return None
         path = self.path.partition("?")[0]
         if path == "/api/whoami-v2":
@@ -133,7 +133,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.known.asked.append(f"POST {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.lies():
+        if self.send_replacement():
             return None
         if self.path == "/api/repos/create":
             asked = json.loads(body)

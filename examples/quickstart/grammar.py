@@ -1,9 +1,9 @@
-"""A small English grammar: a sentence maker, a recogniser and a sentence spoiler.
+"""A small English grammar: a sentence generator, a recogniser, and a generator of ungrammatical sentences.
 
 Every word has exactly one tag of one character, so that a sentence is a string of tags and the
-grammar is one regular expression over such strings. The recogniser accepts more than is made, so
-that a word lost from a sentence never leaves another good sentence and the spoiled ones are
-plainly wrong.
+grammar is one regular expression over such strings. The recogniser accepts more than is generated,
+so that removing a word never leaves another grammatical sentence and corrupted sentences are plainly
+wrong.
 """
 
 import random
@@ -72,7 +72,7 @@ def _noun_tag(noun: str) -> str:
 
 
 def _build_lexicon() -> dict[str, list[str]]:
-    """Returns the words of each tag, and checks that no word has two tags."""
+    """Return the words of each tag, checking that no word has two tags."""
     lexicon = {tag: words.split() for tag, words in CLOSED_CLASS.items()}
     lexicon |= {"N": BOYS + GIRLS, "j": PLAIN_ADJECTIVES.split(), "J": VOWEL_ADJECTIVES.split()}
     for tags, verbs in (("vWQ", TRANSITIVE), ("iIP", INTRANSITIVE)):
@@ -91,10 +91,10 @@ LEXICON = _build_lexicon()
 
 
 def _build_recogniser() -> re.Pattern[str]:
-    """Writes the whole grammar as one regular expression over tags.
+    """Return the whole grammar as one regular expression over tags.
 
-    It also takes what English allows and the maker never makes: ellipsis ('he can'), a noun phrase
-    after 'is' or after any verb ('jumps the river'), and two objects ('paints the dog a tree').
+    It also accepts English that is never generated: ellipsis ('he can'), a noun phrase after 'is' or
+    after any verb ('jumps the river'), and two objects ('paints the dog a tree').
     """
     singular = "(?:[ts][jJ]?[nV]|a(?:j[nV]|n)|b(?:J[nV]|V)|N)"
     plural = "(?:[tp]?[jJ]?m|N&N)"
@@ -118,19 +118,19 @@ RECOGNISER = _build_recogniser()
 
 
 def is_grammatical(sentence: Sentence) -> bool:
-    """Tells whether the grammar accepts a sentence."""
+    """Return whether the grammar accepts a sentence."""
     return RECOGNISER.fullmatch("".join(tag for _, tag in sentence)) is not None
 
 
 def render(sentence: Sentence) -> str:
-    """Writes a sentence out, with a capital letter and a full stop."""
+    """Write out a sentence, with a capital letter and a full stop."""
     text = " ".join(word for word, _ in sentence)
     return text[0].upper() + text[1:] + "."
 
 
 @dataclass
 class Grammar:
-    """Makes random sentences of the grammar.
+    """Generates random sentences of the grammar.
 
     Attributes:
         rng: The source of all random choices.
@@ -139,12 +139,12 @@ class Grammar:
     rng: random.Random
 
     def word(self, tags: str) -> Token:
-        """Draws a word that has one of the tags."""
+        """Draw a word that has one of the tags."""
         tag = self.rng.choice(tags)
         return self.rng.choice(LEXICON[tag]), tag
 
     def noun_phrase(self, nouns: str, plural: bool) -> Sentence:
-        """Makes a noun phrase from a noun of the list: 'an old dog', 'these cars', 'Tom'."""
+        """Make a noun phrase from one of the given nouns: 'an old dog', 'these cars', 'Tom'."""
         rng = self.rng
         if nouns is ANIMATE and rng.random() < 0.2:
             first, second = rng.sample(LEXICON["N"], 2)
@@ -159,7 +159,7 @@ class Grammar:
         return [self.word(rng.choice((indefinite, indefinite, "t", "s"))), *tail]
 
     def place(self, chance: float) -> Sentence:
-        """Makes a phrase such as 'by the tree', or nothing."""
+        """Make a phrase such as 'by the tree', or nothing."""
         rng = self.rng
         if rng.random() >= chance:
             return []
@@ -167,7 +167,7 @@ class Grammar:
         return [self.word("q"), *self.noun_phrase(nouns, rng.random() < 0.5)]
 
     def action(self, tags: str) -> Sentence:
-        """Makes a verb with its object; tags name the intransitive and the transitive form."""
+        """Make a verb with its object; the tags are those of the intransitive and the transitive form."""
         verb = self.word(tags)
         if verb[1] in "iIP":
             return [verb, *self.place(0.4)]
@@ -175,7 +175,7 @@ class Grammar:
         return [verb, *self.noun_phrase(nouns, self.rng.random() < 0.4), *self.place(0.15)]
 
     def predicate(self, plural: bool, acting: bool) -> Sentence:
-        """Makes what follows the subject, whose number and ability to act are given."""
+        """Make a predicate for a subject of the given number and ability to act."""
         rng = self.rng
         if not acting or rng.random() < 0.15:
             state = [self.word("jJ")] if rng.random() < 0.5 else self.place(1.0)
@@ -192,7 +192,7 @@ class Grammar:
         return [*adverb, *self.action("PQ" if form == "past" else "IW" if plural else "iv")]
 
     def clause(self, subject: Sentence | None = None) -> Sentence:
-        """Makes a subject (or takes the given singular one) with its predicate."""
+        """Make a subject (or use the given singular one) with its predicate."""
         rng = self.rng
         plural, acting = subject is None and rng.random() < 0.5, True
         if subject is None and rng.random() < 0.08:
@@ -205,14 +205,14 @@ class Grammar:
         return [*subject, *self.predicate(plural, acting), *adverb]
 
     def sentence(self, subject: Sentence | None = None) -> Sentence:
-        """Makes a whole grammatical sentence, of two clauses now and then."""
+        """Make a whole grammatical sentence, occasionally of two clauses."""
         made = self.clause(subject)
         if self.rng.random() < 0.06:
             made += [self.word("u"), *self.clause()]
         return made
 
     def story(self) -> list[Sentence]:
-        """Makes a few sentences about one person."""
+        """Make a few sentences about one person."""
         rng = self.rng
         names, pronoun = rng.choice(((BOYS, "he"), (GIRLS, "she")))
         hero = [(rng.choice(names), "N")]
@@ -223,14 +223,14 @@ class Grammar:
         return story
 
     def spoil(self, sentence: Sentence, kind: str) -> Sentence | None:
-        """Puts one error of a kind into a sentence.
+        """Introduce one error of a kind into a sentence.
 
         Args:
             sentence: A grammatical sentence.
             kind: One of `KINDS`.
 
         Returns:
-            An ungrammatical sentence, or None where the sentence has no room for such an error.
+            An ungrammatical sentence, or None if the sentence allows no such error.
         """
         options = [made for made in _SPOILERS[kind](sentence) if not is_grammatical(made)]
         return self.rng.choice(options) if options else None
@@ -241,7 +241,7 @@ def _replace(sentence: Sentence, start: int, stop: int, *tokens: Token) -> Sente
 
 
 def _agreement(sentence: Sentence) -> list[Sentence]:
-    """Turns a verb to the other number, unless it is an infinitive."""
+    """Change a verb to the other number, unless it is an infinitive."""
     made = []
     for at, (word, tag) in enumerate(sentence):
         if tag in FLIPPED and not (tag in "IW" and sentence[at - 1][1] in "oMT"):
@@ -252,7 +252,7 @@ def _agreement(sentence: Sentence) -> list[Sentence]:
 
 
 def _article(sentence: Sentence) -> list[Sentence]:
-    """Swaps a and an, drops the determiner of a singular noun, or puts a second one before it."""
+    """Swap a and an, drop the determiner of a singular noun, or insert a second one before it."""
     made = []
     for at, (word, tag) in enumerate(sentence):
         noun = next((tag for _, tag in sentence[at + 1 :] if tag not in "jJ"), "")
@@ -267,9 +267,9 @@ def _article(sentence: Sentence) -> list[Sentence]:
 
 
 def _word_order(sentence: Sentence) -> list[Sentence]:
-    """Swaps two neighbours: in a noun phrase, or a preposition or verb and what follows it.
+    """Swap two neighbours: in a noun phrase, or a preposition or verb and the next word.
 
-    An adjective swaps with its noun in a subject only: 'paints the tree red' is good English.
+    An adjective swaps with its noun in a subject only: 'paints the tree red' is correct English.
     """
     before_verb = f"(?=[{VERBAL}])"
     pair = re.compile(f"[abtsp][jJnVm]|[jJ][nVm]{before_verb}|q[abtspN]|[vWQ][abtsp]|[oMT][IW]")
@@ -282,7 +282,7 @@ def _word_order(sentence: Sentence) -> list[Sentence]:
 
 
 def _missing_word(sentence: Sentence) -> list[Sentence]:
-    """Drops a verb, 'to', a preposition before a determiner, or a noun after its article."""
+    """Drop a verb, 'to', a preposition before a determiner, or a noun after its article."""
     tags = "".join(tag for _, tag in sentence)
     verb = "(?<!M)[IW]|[iPvQcCkKxXw]"
     return [

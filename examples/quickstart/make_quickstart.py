@@ -1,4 +1,4 @@
-"""Makes everything in this folder: a tiny pretrained base model and two small tasks for it.
+"""Make everything in this folder: a tiny pretrained base model and small tasks for it.
 
 Run `python examples/quickstart/make_quickstart.py`. All text comes from the seeded generators in
 `grammar.py` and `sums.py`; nothing is downloaded. On one machine, each run writes the same bytes.
@@ -42,15 +42,15 @@ Row = dict[str, str | int]
 
 
 def is_reserved(sentence: str) -> bool:
-    """Tells whether a good sentence is kept for the task, or may stand in the base text."""
+    """Return whether a grammatical sentence is reserved for the task, and so excluded from the base text."""
     return zlib.crc32(sentence.encode()) % 16 == 0
 
 
 def make_acceptability(rng: random.Random) -> list[Row]:
-    """Makes the labelled sentences.
+    """Make the labelled sentences.
 
-    Half of the sentences are spoiled. A good sentence, too, is one that has room for the error of
-    its turn, so that nothing but the error itself tells the two apart.
+    Half of the sentences are corrupted. Correct sentences, too, are ones that allow the error kind of
+    their turn, so that nothing but the error itself distinguishes the two classes.
 
     Args:
         rng: The source of all random choices.
@@ -78,7 +78,7 @@ def make_acceptability(rng: random.Random) -> list[Row]:
 
 
 def split_acceptability(rows: list[Row]) -> dict[str, list[Row]]:
-    """Splits the labelled sentences, numbers them and hides the labels of the test split."""
+    """Split the labelled sentences, number them, and hide the labels of the test split."""
     splits: dict[str, list[Row]] = {}
     for name, size in ACCEPTABILITY_SIZES.items():
         taken, rows = rows[:size], rows[size:]
@@ -89,7 +89,7 @@ def split_acceptability(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def split_pairs(rng: random.Random) -> tuple[set[Pair], set[Pair]]:
-    """Splits the operand pairs into known ones and ones kept for the unseen test split."""
+    """Split the operand pairs into known ones and ones reserved for the unseen test split."""
     pairs = all_pairs()
     rng.shuffle(pairs)
     cut = round(len(pairs) * UNSEEN_SHARE)
@@ -97,7 +97,7 @@ def split_pairs(rng: random.Random) -> tuple[set[Pair], set[Pair]]:
 
 
 def make_problems(rng: random.Random, pairs: set[Pair], size: int, two_steps: float, seen: set[str]) -> list[Problem]:
-    """Draws problems with new questions and adds the questions to those seen."""
+    """Draw problems with new questions and add the questions to those seen."""
     problems: list[Problem] = []
     while len(problems) < size:
         problem = make_problem(rng, pairs, two_steps)
@@ -108,7 +108,7 @@ def make_problems(rng: random.Random, pairs: set[Pair], size: int, two_steps: fl
 
 
 def make_arithmetic(rng: random.Random, known: set[Pair], unseen: set[Pair]) -> dict[str, list[Problem]]:
-    """Makes the splits of the word arithmetic.
+    """Make the splits of the word arithmetic.
 
     Args:
         rng: The source of all random choices.
@@ -127,16 +127,16 @@ def make_arithmetic(rng: random.Random, known: set[Pair], unseen: set[Pair]) -> 
 
 
 def make_preferences(rng: random.Random, problems: list[Problem]) -> dict[str, list[Row]]:
-    """Makes pairs of a right answer and one whose last sum is wrong."""
+    """Make pairs of a right answer and one whose last sum is wrong."""
     pairs: list[Row] = [{"question": one.question, "chosen": one.answer, "rejected": one.slip(rng)} for one in problems]
     return {"train": pairs[:PAIRS_SIZE], "validation": pairs[PAIRS_SIZE : PAIRS_SIZE + PAIRS_SIZE // 4]}
 
 
 def make_base_text(rng: random.Random, known: set[Pair], kept: set[str]) -> list[str]:
-    """Makes the text that the base model is pretrained on.
+    """Make the text that the base model is pretrained on.
 
-    Two fifths of it are lines in which somebody reads sentences and says which are right: that is where the
-    model meets mistakes, and where it learns to notice them. All other sentences are good ones.
+    Two fifths are lines in which somebody reads sentences and says which are right: that is where the
+    model sees mistakes and learns to notice them. All other sentences are correct.
 
     Args:
         rng: The source of all random choices.
@@ -161,14 +161,14 @@ def make_base_text(rng: random.Random, known: set[Pair], kept: set[str]) -> list
 
 
 def make_story(rng: random.Random, grammar: Grammar) -> list[str]:
-    """Makes one good sentence or a few about one person; nothing when one of them is reserved."""
+    """Make one or a few correct sentences about one person; return nothing if one of them is reserved."""
     story = [grammar.sentence()] if rng.random() < 0.5 else grammar.story()
     sentences = [render(sentence) for sentence in story]
     return [] if any(map(is_reserved, sentences)) else [" ".join(sentences)]
 
 
 def make_reading(rng: random.Random, grammar: Grammar, kept: set[str]) -> list[str]:
-    """Makes a line in which sentences are read and judged; nothing when one of them is kept or reserved."""
+    """Make a line in which sentences are read and judged; return nothing if one is reserved or of a task."""
     words = ["Look:"]
     for _ in range(rng.randint(1, 4)):
         good = grammar.sentence()
@@ -181,7 +181,7 @@ def make_reading(rng: random.Random, grammar: Grammar, kept: set[str]) -> list[s
 
 
 def check_apart(documents: list[str], arithmetic: dict[str, list[Problem]], rows: list[Row]) -> None:
-    """Checks that the base text holds no sentence, question, mark or operand pair of the tasks."""
+    """Check that the base text contains no sentence, question, mark or operand pair of the tasks."""
     text = "\n".join(documents)
     assert "####" not in text
     assert "have now?" not in text
@@ -196,7 +196,7 @@ def check_apart(documents: list[str], arithmetic: dict[str, list[Problem]], rows
 
 
 def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer that splits numbers into digits."""
+    """Train a byte-level BPE tokenizer that splits numbers into digits."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -229,7 +229,7 @@ def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Makes the untrained base model."""
+    """Make the untrained base model."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -248,11 +248,11 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def batches(encoded: list[list[int]], pad: int, rng: random.Random) -> Iterator[torch.Tensor]:
-    """Yields batches of documents of about one length, for ever.
+    """Yield batches of documents of similar length, without end.
 
     Args:
         encoded: The documents as token ids.
-        pad: The id that fills short documents up.
+        pad: The padding id.
         rng: The source of all random choices.
 
     Yields:
@@ -273,16 +273,16 @@ def batches(encoded: list[list[int]], pad: int, rng: random.Random) -> Iterator[
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Returns the share of the peak learning rates at a step: up, level, then down to nearly 0."""
+    """Return the fraction of the peak learning rates at a step: warm-up, constant, then decay to nearly 0."""
     progress = step / steps
     return min((step + 1) / WARMUP, 1.0, 0.03 + 0.97 * (1 - progress) / (1 - LEVEL_UNTIL))
 
 
 def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Makes Muon for the matrices of the layers and AdamW for the embeddings and the norms.
+    """Make Muon for the matrices of the layers and AdamW for the embeddings and the norms.
 
-    Muon learns to copy numbers and to add in far fewer steps than AdamW does. Its weight decay
-    keeps the weights small: with large ones, later fine-tuning hardly moves the model.
+    Muon learns to copy numbers and to add in far fewer steps than AdamW. Its weight decay keeps the
+    weights small: with large ones, later fine-tuning hardly changes the model.
     """
     layers = list(model.model.layers.parameters())
     matrices = [weight for weight in layers if weight.ndim > 1]
@@ -295,7 +295,7 @@ def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def pretrain(model: LlamaForCausalLM, encoded: list[list[int]], steps: int) -> None:
-    """Trains the model to predict the next token of each document."""
+    """Train the model to predict the next token of each document."""
     pad = model.config.pad_token_id
     optimizers = make_optimizers(model)
     schedules = [
@@ -323,7 +323,7 @@ def pretrain(model: LlamaForCausalLM, encoded: list[list[int]], steps: int) -> N
 
 
 def make_base(folder: Path, documents: list[str], steps: int) -> None:
-    """Trains the tokenizer and the base model and saves both."""
+    """Train the tokenizer and the base model and save both."""
     torch.manual_seed(SEED)
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(mode=True)
@@ -338,13 +338,13 @@ def make_base(folder: Path, documents: list[str], steps: int) -> None:
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """Writes rows as JSON lines."""
+    """Write rows as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def main() -> None:
-    """Makes the tasks and, unless told not to, the base model."""
+    """Make the tasks and, unless switched off, the base model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     parser.add_argument("--skip-base", action="store_true", help="make the tasks only")

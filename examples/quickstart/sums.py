@@ -27,12 +27,12 @@ Pair = tuple[int, int]
 
 
 def all_pairs() -> list[Pair]:
-    """Returns each pair of operands, the larger one first."""
+    """Return all pairs of operands, the larger one first."""
     return [(a, b) for a in range(2, LARGEST + 1) for b in range(2, a + 1)]
 
 
 def pair_of(a: int, b: int) -> Pair:
-    """Returns the operands in the order that `all_pairs` has them in."""
+    """Return the operands in the order of `all_pairs`."""
     return max(a, b), min(a, b)
 
 
@@ -46,7 +46,7 @@ class Step:
 
     @property
     def result(self) -> int:
-        """What the sum comes to."""
+        """The sum's result."""
         return self.left + self.right if self.verb in GAINS else self.left - self.right
 
     @property
@@ -66,7 +66,7 @@ class Problem:
 
     @property
     def facts(self) -> str:
-        """The story up to its end."""
+        """The story without its ending."""
         he = "He" if self.name in BOYS else "She"
         told = [f"{self.name} has {self.steps[0].left} {self.item}."]
         for number, step in enumerate(self.steps):
@@ -95,7 +95,7 @@ class Problem:
         return f"{self.working} {self.ending}\n#### {self.steps[-1].result}"
 
     def slip(self, rng: random.Random) -> str:
-        """The worked answer with its last sum wrong."""
+        """The worked answer with a wrong last sum."""
         right = self.steps[-1].result
         wrong = rng.choice([each for each in (right - 10, right - 2, right - 1, right + 1, right + 2) if each >= 0])
         text = self.answer
@@ -104,7 +104,7 @@ class Problem:
         return text
 
     def base_text(self, rng: random.Random) -> str:
-        """Tells the story as the base text does, in one of several ways."""
+        """Tell the story as in the base text, in one of several ways."""
         asked = rng.choice(("", f" How many {self.item} are there in the end?"))
         working = f"{self.working} " if rng.random() < 0.9 else ""
         gap = rng.choice((" ", "\n"))
@@ -112,15 +112,15 @@ class Problem:
 
 
 def make_step(rng: random.Random, pairs: set[Pair], left: int | None = None) -> Step | None:
-    """Draws a sum whose operands are one of the pairs.
+    """Draw a sum whose operands are one of the pairs.
 
     Args:
         rng: The source of all random choices.
         pairs: The pairs to draw from.
-        left: The left operand, where it is given.
+        left: The left operand, if it is fixed.
 
     Returns:
-        A sum with a result from 2 to `LARGEST`, or None where the draw gave none.
+        A sum with a result from 2 to `LARGEST`, or None if the draw gave none.
     """
     start = rng.randint(2, LARGEST) if left is None else left
     step = Step(start, rng.randint(2, LARGEST - 2), rng.choice(rng.choice((GAINS, LOSSES))))
@@ -129,7 +129,7 @@ def make_step(rng: random.Random, pairs: set[Pair], left: int | None = None) -> 
 
 
 def make_problem(rng: random.Random, pairs: set[Pair], two_steps: float) -> Problem:
-    """Draws a story, of two sums with the given chance."""
+    """Draw a story, with two sums at the given probability."""
     count = 2 if rng.random() < two_steps else 1
     steps: list[Step] = []
     while len(steps) < count:

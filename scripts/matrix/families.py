@@ -26,7 +26,7 @@ SHAPE = {
     "eos_token_id": 2,
 }
 WINDOW = 4
-"""Tokens that a sliding attention sees."""
+"""Window of sliding attention, in tokens."""
 
 _MIXED = ["sliding_attention", "sliding_attention", "full_attention"]
 _OWN: dict[str, tuple[str, dict[str, Any]]] = {

@@ -14,7 +14,7 @@ QUANTIZATIONS = ("none", "nf4", "int8")
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "lora": {"DoRA": {"use_dora": True}, "rsLoRA": {"use_rslora": True}},
 }
-"""Rows beside a method's own: what is meant by them, and the keys of `peft:` that ask for it."""
+"""Additional rows of methods: their titles, and the keys of `peft:` that select them."""
 
 _SMALL: dict[str, dict[str, Any]] = {
     "c3a": {"block_size": 16}, "fourierft": {"n_frequency": 64}, "waveft": {"n_frequency": 64}, "miss": {"r": 8},
@@ -22,7 +22,7 @@ _SMALL: dict[str, dict[str, Any]] = {
     "vblora": {"vector_length": 16}, "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
     "trainable_tokens": {"token_indices": list(range(4, 60))},
 }  # fmt: skip
-"""Keys of methods whose defaults are made for models wider than the tiny ones."""
+"""Keys of methods whose defaults are for wider models than the tiny ones."""
 
 INITS = ("gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora", "eva", "corda", "lora_ga", "loftq", "mica")
 INIT_FAMILIES = ("llama", "bert")

@@ -17,7 +17,7 @@ from scripts.matrix.trial import Result, prepare_folder, reload_cells, train_cel
 
 ROOT = Path(__file__).parents[2]
 TIME_LIMIT = 1200
-"""Seconds that one process may take."""
+"""Time limit of one process, in seconds."""
 
 Report = Callable[[Result], None]
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NUM_STEPS = 3
-"""Where one factor starts at zero the other gets its first gradient in the second step, and a gate a third one."""
+"""If one factor starts at zero, the other gets its first gradient in the second step, and a gate in the third."""
 TOLERANCE = 1e-5
 """Largest difference of a logit after reloading, relative to the largest logit."""
 _STORED: dict[str, Any] = {"none": None, "nf4": {"type": "nf4", "compute_dtype": "float32"}, "int8": {"bits": 8}}
-"""As in `model.quantization`; computed in float32, so that nothing is put down to rounding."""
+"""As in `model.quantization`; computed in float32, so that rounding explains no difference."""
 
 _UNMOVED = re.compile(
     r"\b(k|k_proj|k_lin|key|key_proj)\.(base_layer\.)?bias$|\.1\.shadow_update_|"
@@ -47,7 +47,7 @@ class Result:
     status: str
     """`works`, `refused`, `untested` or `crash`."""
     reason: str = ""
-    """Why it is refused; of a crash the traceback."""
+    """Why it is refused, or the traceback of a crash."""
     largest_difference: float | None = None
     seconds: float = 0.0
 

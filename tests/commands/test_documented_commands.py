@@ -51,7 +51,7 @@ NOT_RUN = {
     r"tensorboard .*": "a page that is served until it is ended; tests/commands/test_trackers.py",
     r"python examples/quickstart/make_quickstart.py": "rewrites files of the clone; tests/unit/data compares its rows",
 }
-"""What a command, as a whole, needs that is not here."""
+"""Requirements of commands that cannot be run here."""
 
 
 def _read_commands() -> dict[str, str]:

@@ -31,7 +31,7 @@ FLAGS_OF = {
         "task", "epochs", "model", "method", "use_lora", "rank", "lr", "batch_size", "max_len",
     },
 }  # fmt: skip
-"""Flags that each page has to map, at the least."""
+"""Flags that each page must map."""
 
 
 class Row(NamedTuple):

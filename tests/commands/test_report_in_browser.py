@@ -54,7 +54,7 @@ UNREADABLE = """(() => {
   }
   return found;
 })()"""
-"""Finds texts whose contrast to what lies below is less than 4.5 to 1 (WCAG 2, level AA)."""
+"""Finds texts whose contrast with their background is less than 4.5 to 1 (WCAG 2, level AA)."""
 
 
 @pytest.fixture(scope="module")

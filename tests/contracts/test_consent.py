@@ -12,7 +12,7 @@ SOURCES = [
     *(file for name in ("utils", "perf", "scripts", "examples") for file in (ROOT / name).rglob("*.py")),
 ]
 RUN_NO_CODE = {"PeftModel"}
-"""It puts weights on a model that is in memory, and has no such argument."""
+"""It loads weights into a model in memory, and has no such argument."""
 KNOWN = {
     "utils/metrics/truthfulqa.py evaluate.load",
     "utils/metrics/from_evaluate.py evaluate.load",

@@ -25,6 +25,6 @@ def test_json_files_are_read_only_by_the_shared_reader():
         "utils/data/tokenizing.py",
         "utils/metrics/evaluate_metric.py",
     }
-    """They read what they, or a library, have just written in memory."""
+    """They read what they, or a library, just wrote in memory."""
     rows = {"utils/data/row_files.py", "utils/data/records.py"}
     assert found - own_text == rows | {"utils/core/json_files.py"}

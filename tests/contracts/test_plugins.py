@@ -25,7 +25,7 @@ SMALL = {
     "vblora": {"vector_length": 16}, "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
     "trainable_tokens": {"token_indices": list(range(40))},
 }  # fmt: skip
-"""Sizes that fit the tiny models, where the defaults do not."""
+"""Sizes for the tiny models, where the defaults do not fit."""
 NEVER_READ = ("position", "layers.1.shadow_update_", "glora_D")
 """Positions beyond the rows' end; what the last layer of a shadow hands on, where there is no next one; the scale of a
 bias, which is zero in these bases."""

@@ -25,7 +25,7 @@ class BadInput(NamedTuple):
     words: Sequence[str]
     code: int = 2
     said: str = ""
-    """Words that the user has to read."""
+    """Part of the message that the user must see."""
     prepare: Prepare | None = None
 
 

@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 MORE_MEMORY = 4 * 2**30
 WAITING = 4
-"""Seconds that may pass for one of computing."""
+"""Wall seconds allowed per CPU second."""
 
 
 def start(request: dict[str, Any]) -> int:

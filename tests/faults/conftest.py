@@ -190,7 +190,7 @@ class Outcome:
     weights: dict[str, bytes]
     losses: list[tuple[int, float]]
     num_lines: int
-    """Lines that it said before the check of its export; 0: not counted."""
+    """Lines printed before the check of its export; 0: not counted."""
 
 
 def _read_outcome(run: Path, said: str = "") -> Outcome:

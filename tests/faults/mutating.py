@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 _TOKENS = {"@huge@": "9" * 6000, "@deep@": "[" * 100_000 + "]" * 100_000, "@nan@": "NaN", "@float@": "1e999"}
-"""What json.dumps cannot write, put in place of these words."""
+"""Text that json.dumps cannot write, inserted in place of these placeholders."""
 VALUES: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 10**12, 0.5, "", "x", "n" * 300, "\ud800", "\x1b[31mred\x1b]0;t\x07", "../../x",
     "\0", [], [1], ["a", "a"], [None], {}, {"a": 1}, [[[]]], *_TOKENS,

@@ -11,7 +11,7 @@ from tests.faults.bad_inputs import ALL, BadInput
 from tests.faults.test_mutants import Workshop, judge
 
 FEW = 24
-"""Inputs between two that are tried by default."""
+"""Every how many inputs one is tried by default."""
 
 
 @pytest.fixture(scope="module")

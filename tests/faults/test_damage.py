@@ -26,7 +26,7 @@ from utils.trainer.checkpoint_files import (
 )
 
 UNSEEN = ("README.md", "training_args.bin", MANIFEST, RUN_COPY)
-"""What a checkpoint without a list may lose unseen, and is none the worse for it."""
+"""Files that a checkpoint without a list can lose undetected and without harm."""
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ SEQ_CLS = {
     "training__save_steps": 50, "training__per_device_train_batch_size": 4, "training__logging_steps": 2,
     "training__report_to": "none", "training__save_total_limit": None,
 }  # fmt: skip
-"""40 rows: 5 steps an epoch, 10 in all. No checkpoint but those of an interruption."""
+"""40 rows: 5 steps per epoch, 10 in all. Checkpoints are saved only on interruption."""
 SFT = {
     **SEQ_CLS, "training__per_device_train_batch_size": 6,
     "training__max_steps": 7, "training__num_train_epochs": 2,
 }  # fmt: skip
-"""48 rows: 4 steps an epoch."""
+"""48 rows: 4 steps per epoch."""
 LORA = {"method": "lora", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.2}
 METHODS = {"lora": LORA, "qst": {"method": "qst"}, "full": {"method": "none"}}
 NOT_NUMBERS = ("runtime", "per_second", "flos")

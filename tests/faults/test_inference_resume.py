@@ -22,11 +22,11 @@ def _start(source: Path, target: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "inference.py", *words, "--batch_size", "4"],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
-        preexec_fn=_hear_interrupts,
+        preexec_fn=_restore_interrupts,
     )  # fmt: skip
 
 
-def _hear_interrupts() -> None:
+def _restore_interrupts() -> None:
     """Restore Ctrl-C, which a shell ignores in background processes and all their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

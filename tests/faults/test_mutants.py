@@ -21,7 +21,7 @@ from tests.faults.mutating import mutate
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 LIMIT_S = 60
-"""Seconds of computing; the longest of these commands needs five."""
+"""CPU seconds; the longest of these commands needs five."""
 CODES = (0, 1, 2, 75, 130)
 UNREAD = (".bin", ".md", ".lock", ".xlsx", ".tex")
 SMALL = {

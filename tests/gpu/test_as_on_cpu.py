@@ -28,7 +28,7 @@ pytestmark = [
 ]
 needs_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="a GPU alone does this")
 SINGLE, HALF = 1e-3, 3e-2
-"""How far losses may be from the CPU's, relative: in float32, and where something is rounded to 16 bits or fewer."""
+"""Relative tolerance of losses: in float32, and with rounding to 16 bits or fewer."""
 
 
 def train(folder: Path, base: str, *words: str, launcher: tuple[str, ...] = ()) -> list[float]:

@@ -11,7 +11,7 @@ from tests.invariants.comparison import assert_alike, copy_trained, read_losses
 
 STEPS = {"training__max_steps": 6}
 SGD = {"training__optim": "sgd", "training__learning_rate": 0.5}
-"""Adam divides a gradient by its own size, so that the rounding of one near zero becomes a step."""
+"""Adam divides a gradient by its magnitude, so that rounding of a gradient near zero becomes a step."""
 
 
 def _train(prepare_run, make_sft, **keys):

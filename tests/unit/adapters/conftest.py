@@ -12,7 +12,7 @@ import pytest
 INIT_TEXTS = tuple(
     " ".join(f"w{(7 * row + 5 * place + row * place) % 52}" for place in range(4 + row % 9)) for row in range(16)
 )
-"""Rows of several lengths for initialisations that look at data."""
+"""Rows of several lengths for data-driven initialisations."""
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def train_a_little() -> Callable[..., None]:
+def train_a_few_steps() -> Callable[..., None]:
     """Return a function that runs a few optimizer steps on random rows."""
 
     def train(attached: Any, steps: int = 3) -> None:

@@ -16,14 +16,14 @@ HEADS = {
 
 
 @pytest.mark.parametrize("family", HEADS)
-def test_only_the_head_is_trained(attach, train_a_little, read_logits, tmp_path, family):
+def test_only_the_head_is_trained(attach, train_a_few_steps, read_logits, tmp_path, family):
     import torch
 
     attached = attach(family, "head-only")
     trained = {name.split(".")[0] for name, p in attached.model.named_parameters() if p.requires_grad}
     assert trained == HEADS[family]
     before = {name: p.detach().clone() for name, p in attached.model.named_parameters()}
-    train_a_little(attached)
+    train_a_few_steps(attached)
     for name, parameter in attached.model.named_parameters():
         assert torch.equal(before[name], parameter) != (name.split(".")[0] in HEADS[family]), name
     logits = read_logits(attached.model, attached.tokenizer)

@@ -19,7 +19,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("family", GOLDEN)
-def test_default_targets_and_reloading(attach, train_a_little, read_logits, tmp_path, family):
+def test_default_targets_and_reloading(attach, train_a_few_steps, read_logits, tmp_path, family):
     targets, inputs = GOLDEN[family]
     attached = attach(family, "ia3")
     rescaled = {name: module for name, module in attached.model.named_modules() if hasattr(module, "ia3_l")}
@@ -27,7 +27,7 @@ def test_default_targets_and_reloading(attach, train_a_little, read_logits, tmp_
     assert {name.rsplit(".", 1)[-1] for name in rescaled} == targets
     assert {name.rsplit(".", 1)[-1] for name, module in rescaled.items() if module.is_feedforward} == inputs
     before = read_logits(attached.model, attached.tokenizer)
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-3
     attached.plugin.save(attached.model, tmp_path)

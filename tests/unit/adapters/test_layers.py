@@ -52,9 +52,9 @@ def test_a_layer_without_target_modules_is_reported(attach, caplog):
     assert "peft.layers_to_transform: nothing is adapted in layer 1" in caplog.text
 
 
-def test_the_saved_adapter_is_the_trained_one(attach, train_a_little, read_logits, tmp_path):
+def test_the_saved_adapter_is_the_trained_one(attach, train_a_few_steps, read_logits, tmp_path):
     attached = attach("llama", "lora", target_modules="all-linear", layers_to_transform=[1])
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     attached.plugin.save(attached.model, tmp_path)
     again = attached.plugin.load(tmp_path, attached.load_base)

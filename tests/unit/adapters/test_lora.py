@@ -47,10 +47,10 @@ def test_all_linear_never_wraps_the_head(attach, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_training_and_reloading_keeps_everything(attach, train_a_little, read_logits, tmp_path, family):
+def test_training_and_reloading_keeps_everything(attach, train_a_few_steps, read_logits, tmp_path, family):
     attached = attach(family, "lora", lora_dropout=0.1)
     before = read_logits(attached.model, attached.tokenizer)
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-3
     attached.plugin.save(attached.model, tmp_path)
@@ -74,18 +74,18 @@ def test_training_and_reloading_keeps_everything(attach, train_a_little, read_lo
     ],
     ids=lambda keys: next(iter(keys)),
 )
-def test_variants_survive_saving(attach, train_a_little, read_logits, tmp_path, keys):
+def test_variants_survive_saving(attach, train_a_few_steps, read_logits, tmp_path, keys):
     attached = attach("bert", "lora", **keys)
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     attached.plugin.save(attached.model, tmp_path)
     reloaded = read_logits(attached.plugin.load(tmp_path, attached.load_base), attached.tokenizer)
     assert (reloaded - trained).abs().max() < 1e-6
 
 
-def test_merging_gives_the_same_logits(attach, train_a_little, read_logits, tmp_path):
+def test_merging_gives_the_same_logits(attach, train_a_few_steps, read_logits, tmp_path):
     attached = attach("llama", "lora", use_dora=True)
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     attached.plugin.save(attached.model, tmp_path)
     merged = attached.plugin.merge(attached.plugin.load(tmp_path, attached.load_base))
@@ -161,7 +161,7 @@ def test_names_with_effect_are_not_warned_about(attach, caplog):
     assert "no effect" not in caplog.text
 
 
-def test_a_pooler_missing_from_the_checkpoint_is_trained(attach, train_a_little, read_logits, tmp_path):
+def test_a_pooler_missing_from_the_checkpoint_is_trained(attach, train_a_few_steps, read_logits, tmp_path):
     """A BERT saved as a language model has no pooler: frozen, it would stay random."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -172,7 +172,7 @@ def test_a_pooler_missing_from_the_checkpoint_is_trained(attach, train_a_little,
     attached = attach("bert", "lora", model={"name_or_path": str(folder)}, target_modules="all-linear")
     assert _whole_modules(attached.model) == {"classifier", "bert.pooler.dense"}
     assert not [name for name in _lora_modules(attached.model) if "pooler" in name]
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     attached.plugin.save(attached.model, tmp_path / "adapter")
     again = attached.plugin.load(tmp_path / "adapter", attached.load_base)
@@ -180,7 +180,7 @@ def test_a_pooler_missing_from_the_checkpoint_is_trained(attach, train_a_little,
 
 
 @pytest.mark.parametrize("family", ["llama", "bert", "gpt2"])
-def test_new_tokens_are_trained_and_saved(attach, train_a_little, read_logits, tmp_path, family):
+def test_new_tokens_are_trained_and_saved(attach, train_a_few_steps, read_logits, tmp_path, family):
     import torch
 
     attached = attach(family, "lora", model={"extra_special_tokens": ["<new>"]})
@@ -205,11 +205,11 @@ def test_new_tokens_are_trained_and_saved(attach, train_a_little, read_logits, t
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_quantized_base_trains_on_the_cpu(attach, train_a_little, read_logits, tiny_base, tmp_path, quantization):
+def test_a_quantized_base_trains_on_the_cpu(attach, train_a_few_steps, read_logits, tiny_base, tmp_path, quantization):
     model = {"name_or_path": str(tiny_base("llama", 64)), "quantization": quantization}
     attached = attach("llama", "lora", model=model)
     before = read_logits(attached.model, attached.tokenizer)
-    train_a_little(attached, steps=1)
+    train_a_few_steps(attached, steps=1)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-4
     attached.plugin.save(attached.model, tmp_path)

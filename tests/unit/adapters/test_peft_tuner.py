@@ -20,10 +20,10 @@ SMALL = {
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
 @pytest.mark.parametrize("method", ["vera", "oft", "loha", "miss", "hra"])
-def test_five_tuners_train_reload_and_merge(attach, train_a_little, read_logits, tmp_path, method, family):
+def test_five_tuners_train_reload_and_merge(attach, train_a_few_steps, read_logits, tmp_path, method, family):
     attached = attach(family, method, **SMALL[method])
     before = read_logits(attached.model, attached.tokenizer)
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-3
     attached.plugin.save(attached.model, tmp_path)
@@ -34,9 +34,9 @@ def test_five_tuners_train_reload_and_merge(attach, train_a_little, read_logits,
 
 
 @pytest.mark.parametrize("method", ["vera", "loha", "miss", "ln_tuning", "road", "fourierft"])
-def test_a_head_of_several_layers_survives_merging(attach, train_a_little, read_logits, method):
+def test_a_head_of_several_layers_survives_merging(attach, train_a_few_steps, read_logits, method):
     attached = attach("roberta", method, **SMALL[method])
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     merged = attached.plugin.merge(attached.model)
     assert (read_logits(merged, attached.tokenizer) - trained).abs().max() < 1e-3

@@ -20,10 +20,10 @@ def _cells():
 
 
 @pytest.mark.parametrize(("method", "family"), _cells())
-def test_training_and_reloading_keeps_everything(attach, train_a_little, read_logits, tmp_path, method, family):
+def test_training_and_reloading_keeps_everything(attach, train_a_few_steps, read_logits, tmp_path, method, family):
     attached = attach(family, method, num_virtual_tokens=4)
     before = read_logits(attached.model, attached.tokenizer)
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-3
     attached.plugin.save(attached.model, tmp_path)
@@ -34,10 +34,12 @@ def test_training_and_reloading_keeps_everything(attach, train_a_little, read_lo
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", DECODERS)
 @pytest.mark.parametrize("method", METHODS)
-def test_padding_does_not_change_a_decoders_output(attach, train_a_little, read_logits, tmp_path, method, family, side):
+def test_padding_does_not_change_a_decoders_output(
+    attach, train_a_few_steps, read_logits, tmp_path, method, family, side
+):
     attached = attach(family, method, num_virtual_tokens=4)
     attached.tokenizer.padding_side = side
-    train_a_little(attached)
+    train_a_few_steps(attached)
     attached.plugin.save(attached.model, tmp_path)
     texts = ("good w1 w2 w3", "bad film", "a", "w1 w2 w3 w4 w5 w6 w7 w8 w9")
     for model in (attached.model, attached.plugin.load(tmp_path, attached.load_base)):

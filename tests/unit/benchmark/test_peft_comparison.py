@@ -17,7 +17,7 @@ LLAMA_3_2_3B = {
     "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128,
     "vocab_size": 128256, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
 }  # fmt: skip
-"""What decides the size of the base, of its config.json."""
+"""The keys of the base's config.json that determine its size."""
 PUBLISHED = {
     "adalora-rank32": 18_353_664, "adaptionprompt-lr_0.0005": 8_601_628, "adaptionprompt-lr_5e-3": 8_601_628,
     "beft-target-v_proj": 28_672, "boft-default": 802_816, "c3a-default": 5_505_024, "deft-rank32": 9_175_040,
@@ -50,7 +50,7 @@ UNKNOWN = {
     "adamss-rank32": 293_888, "frod-default": 5_456_808, "frod-sparse0.02-lr_0.001": 10_741_640,
     "shira-lr_0.0003-random_seed_42": 9_175_040,
 }  # fmt: skip
-"""What is published for those that read the weights, or entries of them, before they know what they train."""
+"""Published figures of methods that need the weights, or entries of them, to know what they train."""
 
 
 @pytest.fixture(scope="module")

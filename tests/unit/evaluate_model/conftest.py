@@ -19,7 +19,7 @@ SETS = [
 
 
 @pytest.fixture(autouse=True)
-def _hear_sentences(caplog: pytest.LogCaptureFixture) -> None:
+def _record_info_logs(caplog: pytest.LogCaptureFixture) -> None:
     """Let caplog record informational log lines too."""
     caplog.set_level(logging.INFO, "utils")
 

@@ -11,7 +11,7 @@ from utils.core.errors import DataError, ModelError, UserError
 
 
 @pytest.fixture(autouse=True)
-def _hear_sentences(caplog):
+def _record_info_logs(caplog):
     caplog.set_level(logging.INFO, "utils")
 
 

@@ -29,7 +29,7 @@ class Hostile:
     program: str
     result: str
     guard: str = ""
-    """What the system must have for it: users, mounts, processes, network or files."""
+    """Guards that the system needs for it: users, mounts, processes, network or files."""
 
 
 QUICK = (

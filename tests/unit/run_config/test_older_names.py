@@ -30,7 +30,7 @@ SAMPLES: dict[str, tuple[Any, Any]] = {
     "group_by_length": (True, "group_by_length"),
     "batch_size": (4, 4),
 }
-"""Every older name of a field of training:, with what is written and what it means now."""
+"""Every older field name of training:, with an example and its present meaning."""
 
 
 def test_every_renamed_field_has_an_example_and_a_target() -> None:

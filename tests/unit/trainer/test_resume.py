@@ -21,7 +21,7 @@ BASE = {
     "training__eval_strategy": "no", "training__report_to": "none", "training__load_best_model_at_end": False,
     "peft": {"method": "lora", "lora_dropout": 0.1}, "training__learning_rate": RATE,
 }  # fmt: skip
-"""40 rows by 8: 5 steps an epoch."""
+"""40 rows in batches of 8: 5 steps per epoch."""
 HALF_WAY = {**BASE, "training__num_train_epochs": 2, "training__save_strategy": "steps", "training__save_steps": 5}
 
 

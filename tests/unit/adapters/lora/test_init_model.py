@@ -26,13 +26,13 @@ def _config_of(folder):
 @pytest.mark.parametrize("init", ON_PLAIN_BASES)
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_each_init_starts_as_the_base_learns_and_loads_onto_an_unmodified_base(
-    attach, train_a_little, read_logits, tmp_path, family, init
+    attach, train_a_few_steps, read_logits, tmp_path, family, init
 ):
     keys = {**SMALL, "target_modules": None} if family == "bert" or init == "eva" else SMALL
     attached = attach(family, "lora", init_lora_weights=init, **keys)
     base = read_logits(attached.load_base(None), attached.tokenizer)
     assert (read_logits(attached.model, attached.tokenizer) - base).abs().max() < 1e-4
-    train_a_little(attached, steps=2)
+    train_a_few_steps(attached, steps=2)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - base).abs().max() > 1e-3
     attached.plugin.save(attached.model, tmp_path)
@@ -48,10 +48,10 @@ def test_each_init_starts_as_the_base_learns_and_loads_onto_an_unmodified_base(
 
 @pytest.mark.parametrize("family", ["qwen2", "roberta", "distilbert", "albert", "deberta_v2", "modernbert"])
 @pytest.mark.parametrize("init", ["pissa", "lora_ga"])
-def test_init_on_other_model_families(attach, train_a_little, read_logits, tmp_path, family, init):
+def test_init_on_other_model_families(attach, train_a_few_steps, read_logits, tmp_path, family, init):
     keys = {**SMALL, "target_modules": None}
     attached = attach(family, "lora", init_lora_weights=init, **keys)
-    train_a_little(attached, steps=2)
+    train_a_few_steps(attached, steps=2)
     trained = read_logits(attached.model, attached.tokenizer)
     attached.plugin.save(attached.model, tmp_path)
     reloaded = attached.plugin.load(tmp_path, attached.load_base)
@@ -65,12 +65,12 @@ def test_eva_initialises_a_pooler_given_enough_rows(attach):
 
 
 @pytest.mark.parametrize("init", ["pissa", "corda", "lora_ga", "eva", "mica", "orthogonal"])
-def test_transposed_weights(attach, train_a_little, read_logits, tmp_path, init):
+def test_transposed_weights(attach, train_a_few_steps, read_logits, tmp_path, init):
     """GPT-2 stores its weights with the inputs first."""
     attached = attach("gpt2", "lora", init_lora_weights=init, **{**SMALL, "target_modules": ["c_attn", "c_proj"]})
     base = read_logits(attached.load_base(None), attached.tokenizer)
     assert (read_logits(attached.model, attached.tokenizer) - base).abs().max() < 1e-4
-    train_a_little(attached, steps=2)
+    train_a_few_steps(attached, steps=2)
     trained = read_logits(attached.model, attached.tokenizer)
     attached.plugin.save(attached.model, tmp_path)
     reloaded = attached.plugin.load(tmp_path, attached.load_base)
@@ -90,10 +90,10 @@ def test_transposed_weights(attach, train_a_little, read_logits, tmp_path, init)
     ids=lambda keys: next(iter(keys)),
 )
 def test_lora_variants_with_inits_that_rewrite_the_base_are_exact(
-    attach, train_a_little, read_logits, tmp_path, init, keys
+    attach, train_a_few_steps, read_logits, tmp_path, init, keys
 ):
     attached = attach("llama", "lora", init_lora_weights=init, **{**SMALL, **keys})
-    train_a_little(attached, steps=2)
+    train_a_few_steps(attached, steps=2)
     trained = read_logits(attached.model, attached.tokenizer)
     attached.plugin.save(attached.model, tmp_path)
     reloaded = attached.plugin.load(tmp_path, attached.load_base)
@@ -111,10 +111,10 @@ def test_unconverted_matrices_do_not_fit_the_unmodified_base(attach):
     assert torch.linalg.matrix_norm(rewritten, 2).item() == pytest.approx(values[4].item(), rel=1e-4)
 
 
-def test_a_checkpoint_restores_the_initialisation_it_was_trained_from(attach, train_a_little, read_logits, tmp_path):
+def test_a_checkpoint_restores_the_initialisation_it_was_trained_from(attach, train_a_few_steps, read_logits, tmp_path):
     """Another machine's random SVD differs; the base is then set to the checkpoint's."""
     one = attach("llama", "lora", init_lora_weights="pissa_niter_1", **SMALL)
-    train_a_little(one)
+    train_a_few_steps(one)
     trained, state = read_logits(one.model, one.tokenizer), _lora_state(one.model)
     one.model.save_pretrained(tmp_path)
     other = attach("llama", "lora", init_lora_weights="olora", **SMALL)
@@ -225,9 +225,9 @@ def test_data_driven_inits_are_refused_without_rows(attach):
         attach("llama", "lora", init_lora_weights="corda", training_batches=None, **SMALL)
 
 
-def test_new_tokens_are_trained_with_a_custom_init(attach, train_a_little, read_logits, tmp_path):
+def test_new_tokens_are_trained_with_a_custom_init(attach, train_a_few_steps, read_logits, tmp_path):
     attached = attach("llama", "lora", init_lora_weights="pissa", model={"extra_special_tokens": ["<new>"]}, **SMALL)
-    train_a_little(attached)
+    train_a_few_steps(attached)
     texts = ("good <new> w1", "<new>")
     trained = read_logits(attached.model, attached.tokenizer, texts)
     attached.plugin.save(attached.model, tmp_path)
@@ -236,11 +236,11 @@ def test_new_tokens_are_trained_with_a_custom_init(attach, train_a_little, read_
 
 
 @pytest.mark.parametrize("init", ["eva", "loftq"])
-def test_inits_on_a_quantized_base(attach, train_a_little, read_logits, tiny_base, tmp_path, init):
+def test_inits_on_a_quantized_base(attach, train_a_few_steps, read_logits, tiny_base, tmp_path, init):
     model = {"name_or_path": str(tiny_base("llama", 64)), "quantization": "nf4"}
     keys = {**SMALL, "target_modules": ["q_proj", "down_proj"]}
     attached = attach("llama", "lora", model=model, init_lora_weights=init, **keys)
-    train_a_little(attached, steps=1)
+    train_a_few_steps(attached, steps=1)
     trained = read_logits(attached.model, attached.tokenizer)
     attached.plugin.save(attached.model, tmp_path)
     assert _config_of(tmp_path)["init_lora_weights"] is True

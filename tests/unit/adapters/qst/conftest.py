@@ -38,7 +38,7 @@ def build_base(build_config: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def put_beside() -> Callable[..., Any]:
+def attach_side_network() -> Callable[..., Any]:
     """Return a function that attaches a side network; `scattered` randomises its trained parameters."""
 
     def put(model: Any, scattered: bool = True, task_type: str | None = None, **keys: Any) -> Any:

@@ -106,38 +106,38 @@ def test_shared_layers_are_refused(attach):
         ("Mamba", {"num_hidden_layers": 2}, "which has no attention"),
     ],
 )
-def test_unsupported_positions_and_layers_are_refused(put_beside, kind, keys, reason):
+def test_unsupported_positions_and_layers_are_refused(attach_side_network, kind, keys, reason):
     import transformers
 
     config = getattr(transformers, f"{kind}Config")(vocab_size=64, hidden_size=32, **keys)
     with pytest.raises(ModelError, match=f"qst does not fit a model of the type {kind.lower()}, .*{reason}.*use lora"):
-        put_beside(transformers.AutoModelForCausalLM.from_config(config))
+        attach_side_network(transformers.AutoModelForCausalLM.from_config(config))
 
 
-def test_unsupported_masks_are_refused(put_beside):
+def test_unsupported_masks_are_refused(attach_side_network):
     from transformers import LongformerConfig, LongformerForSequenceClassification
 
     config = LongformerConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         attention_window=4, max_position_embeddings=64,
     )  # fmt: skip
-    adapted = put_beside(LongformerForSequenceClassification(config))
+    adapted = attach_side_network(LongformerForSequenceClassification(config))
     with pytest.raises(ValueError, match=r"attend by a mask of shape .*which qst does not know; use lora"):
         adapted(torch.arange(8)[None])
 
 
-def test_the_path_of_the_layers_can_be_set(build_base, put_beside, draw_batch):
+def test_the_path_of_the_layers_can_be_set(build_base, attach_side_network, draw_batch):
     batch = draw_batch()
     with torch.no_grad():
-        expected = put_beside(build_base("llama"))(**batch).logits
-        found = put_beside(build_base("llama"), layers_path="model.layers")(**batch).logits
+        expected = attach_side_network(build_base("llama"))(**batch).logits
+        found = attach_side_network(build_base("llama"), layers_path="model.layers")(**batch).logits
     assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("path", ["model.blocks", "model.embed_tokens", "lm_head", "model.layers.7"])
-def test_a_wrong_path_is_refused_in_one_sentence(build_base, put_beside, path):
+def test_a_wrong_path_is_refused_in_one_sentence(build_base, attach_side_network, path):
     with pytest.raises(ModelError, match=rf"peft.layers_path: {path} is not a list of layers in this model"):
-        put_beside(build_base("llama"), layers_path=path)
+        attach_side_network(build_base("llama"), layers_path=path)
 
 
 def test_a_model_without_known_layers_says_how_to_set_their_path(build_base):
@@ -151,13 +151,13 @@ def test_a_model_without_known_layers_says_how_to_set_their_path(build_base):
         find_backbone(model)
 
 
-def test_a_model_without_final_norm_ends_at_its_last_layer(build_base, put_beside, draw_batch):
+def test_a_model_without_final_norm_ends_at_its_last_layer(build_base, attach_side_network, draw_batch):
     """OPT-350m ends without a norm and projects to another width."""
     changes = {"do_layer_norm_before": False, "word_embed_proj_dim": 16}
     model, batch = build_base("opt", **changes), draw_batch()
     with torch.no_grad():
         base = model(**batch).logits
-        adapted = put_beside(model, scattered=False)
+        adapted = attach_side_network(model, scattered=False)
         assert adapted.base_model.backbone.mix_path == "model.decoder.layers.2"
         assert torch.equal(adapted(**batch).logits, base)
 

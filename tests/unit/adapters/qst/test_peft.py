@@ -38,14 +38,14 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def test_a_saved_adapter_gives_the_same_logits_in_a_new_process(build_base, put_beside, draw_batch, tmp_path):
+def test_a_saved_adapter_gives_the_same_logits_in_a_new_process(build_base, attach_side_network, draw_batch, tmp_path):
     batch = draw_batch()
     for family, task_type in FAMILIES:
         folder = tmp_path / "models" / f"{family}-{task_type}"
         model = build_base(family, task_type)
         model.save_pretrained(folder / "base")
         (folder / "class.txt").write_text(type(model).__name__)
-        adapted = put_beside(model, side_layers="every_2", gate="vector")
+        adapted = attach_side_network(model, side_layers="every_2", gate="vector")
         adapted.save_pretrained(folder / "adapter")
         torch.save({"batch": batch, "logits": compute_logits(adapted, batch)}, folder / "saved.pt")
     command = [sys.executable, "-c", _RELOAD, str(tmp_path / "models")]
@@ -54,10 +54,10 @@ def test_a_saved_adapter_gives_the_same_logits_in_a_new_process(build_base, put_
     assert len(done.stdout.split()) == len(FAMILIES)
 
 
-def test_only_trained_parameters_are_saved(build_base, put_beside, tmp_path):
+def test_only_trained_parameters_are_saved(build_base, attach_side_network, tmp_path):
     from safetensors.torch import load_file
 
-    adapted = put_beside(build_base("bert", "SEQ_CLS", num_labels=3))
+    adapted = attach_side_network(build_base("bert", "SEQ_CLS", num_labels=3))
     adapted.save_pretrained(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -70,10 +70,10 @@ def test_only_trained_parameters_are_saved(build_base, put_beside, tmp_path):
     assert (config["peft_type"], config["modules_to_save"]) == ("QST", ["classifier", "score"])
 
 
-def test_a_loaded_adapter_can_be_trained_further(build_base, put_beside, draw_batch, tmp_path):
+def test_a_loaded_adapter_can_be_trained_further(build_base, attach_side_network, draw_batch, tmp_path):
     from peft import PeftModel
 
-    put_beside(build_base("llama")).save_pretrained(tmp_path)
+    attach_side_network(build_base("llama")).save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(build_base("llama"), tmp_path, is_trainable=True)
     batch = draw_batch()
     again(**batch, labels=batch["input_ids"]).loss.backward()
@@ -86,12 +86,12 @@ def test_a_loaded_adapter_can_be_trained_further(build_base, put_beside, draw_ba
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("sparing", [False, True])
 def test_the_side_network_stays_float32_on_a_half_precision_backbone(
-    build_base, put_beside, draw_batch, tmp_path, dtype, sparing
+    build_base, attach_side_network, draw_batch, tmp_path, dtype, sparing
 ):
     """Also when first loaded onto the meta device, after which peft casts to the base's dtype."""
     from peft import PeftModel
 
-    adapted, batch = put_beside(build_base("llama").to(dtype)), draw_batch()
+    adapted, batch = attach_side_network(build_base("llama").to(dtype)), draw_batch()
     adapted.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(build_base("llama").to(dtype), tmp_path, low_cpu_mem_usage=sparing).eval()
     assert {p.dtype for n, p in again.named_parameters() if "qst_" in n} == {torch.float32}
@@ -99,7 +99,9 @@ def test_the_side_network_stays_float32_on_a_half_precision_backbone(
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_several_side_networks_on_one_base(build_base, put_beside, scatter, draw_batch, tmp_path, family, task_type):
+def test_several_side_networks_on_one_base(
+    build_base, attach_side_network, scatter, draw_batch, tmp_path, family, task_type
+):
     """With different layers and widths, switched, saved separately, deleted."""
     from peft import PeftModel
 
@@ -107,7 +109,7 @@ def test_several_side_networks_on_one_base(build_base, put_beside, scatter, draw
 
     batch = draw_batch()
     base = compute_logits(build_base(family, task_type), batch)
-    adapted = put_beside(build_base(family, task_type), side_layers=[1])
+    adapted = attach_side_network(build_base(family, task_type), side_layers=[1])
     first = compute_logits(adapted, batch)
     other = QSTConfig(task_type=task_type, reduction_factor=4, downsample="linear", mix="paper")
     adapted.add_adapter("other", other)
@@ -137,11 +139,11 @@ def test_several_side_networks_on_one_base(build_base, put_beside, scatter, draw
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS"), ("gpt2", "SEQ_CLS")])
-def test_unloading_leaves_the_base(build_base, put_beside, draw_batch, family, task_type):
+def test_unloading_leaves_the_base(build_base, attach_side_network, draw_batch, family, task_type):
     batch = draw_batch()
     base = build_base(family, task_type)
     before, modules = compute_logits(base, batch), [type(part) for part in base.modules()]
-    adapted = put_beside(base)
+    adapted = attach_side_network(base)
     adapted.base_model.start_replay(lambda *shape: pytest.fail("nothing is run"))
     plain = adapted.unload()
     assert plain is base
@@ -149,39 +151,39 @@ def test_unloading_leaves_the_base(build_base, put_beside, draw_batch, family, t
     assert not [part for part in plain.modules() if part._forward_pre_hooks or part._forward_hooks]
     if task_type == "CAUSAL_LM":
         assert torch.equal(compute_logits(plain, batch), before)
-    again = put_beside(plain, scattered=False)
+    again = attach_side_network(plain, scattered=False)
     assert torch.equal(compute_logits(again, batch), compute_logits(plain, batch))
 
 
 @pytest.mark.parametrize("how", ["merge_and_unload", "merge_adapter", "room"])
-def test_merging_is_refused(build_base, put_beside, how):
+def test_merging_is_refused(build_base, attach_side_network, how):
     from utils.adapters import qst
 
     if how == "room":
         assert "cannot be merged" in qst.Config.LIMITS.merge
         assert not hasattr(qst, "merge")
         return
-    adapted = put_beside(build_base("llama"))
+    adapted = attach_side_network(build_base("llama"))
     with pytest.raises(ValueError, match=r"a side network cannot be merged: .* use the adapter on its base"):
         getattr(adapted, how)()
 
 
-def test_two_active_side_networks_are_refused(build_base, put_beside, draw_batch):
+def test_two_active_side_networks_are_refused(build_base, attach_side_network, draw_batch):
     from utils.adapters.qst import QSTConfig
 
-    adapted = put_beside(build_base("llama"))
+    adapted = attach_side_network(build_base("llama"))
     adapted.add_adapter("other", QSTConfig(task_type="CAUSAL_LM", reduction_factor=4))
     adapted.base_model.set_adapter(["default", "other"])
     with pytest.raises(ValueError, match="one side network can be active at a time"):
         compute_logits(adapted, draw_batch())
 
 
-def test_mixing_with_another_adapter_type_is_refused(build_base, put_beside):
+def test_mixing_with_another_adapter_type_is_refused(build_base, attach_side_network):
     from peft import LoraConfig, get_peft_model
 
     from utils.adapters.qst import QSTConfig
 
-    adapted = put_beside(build_base("llama"))
+    adapted = attach_side_network(build_base("llama"))
     with pytest.raises(ValueError, match=r"QST.*LORA|LORA.*QST"):
         adapted.add_adapter("lora", LoraConfig(target_modules=["q_proj"]))
     mixed = get_peft_model(build_base("llama"), LoraConfig(target_modules=["q_proj"]), mixed=True)
@@ -189,19 +191,19 @@ def test_mixing_with_another_adapter_type_is_refused(build_base, put_beside):
         mixed.add_adapter("side", QSTConfig())
 
 
-def test_on_a_merged_lora_it_reads_the_merged_base(build_base, put_beside, scatter, draw_batch):
+def test_on_a_merged_lora_it_reads_the_merged_base(build_base, attach_side_network, scatter, draw_batch):
     from peft import LoraConfig, get_peft_model
 
     batch, model = draw_batch(), get_peft_model(build_base("llama"), LoraConfig(target_modules=["q_proj"]))
     scatter(model)
     merged = model.eval().merge_and_unload()
     expected = compute_logits(merged, batch)
-    assert torch.equal(compute_logits(put_beside(merged, scattered=False), batch), expected)
+    assert torch.equal(compute_logits(attach_side_network(merged, scattered=False), batch), expected)
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_a_deep_copy_is_independent(build_base, put_beside, scatter, draw_batch, family, task_type):
-    adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
+def test_a_deep_copy_is_independent(build_base, attach_side_network, scatter, draw_batch, family, task_type):
+    adapted, batch = attach_side_network(build_base(family, task_type)), draw_batch()
     before = compute_logits(adapted, batch)
     copied = copy.deepcopy(adapted)
     assert torch.equal(compute_logits(copied, batch), before)
@@ -221,8 +223,8 @@ def test_gates_are_float32_without_pefts_casting(build_base, draw_batch):
     assert compute_logits(adapted, draw_batch()).isfinite().all()
 
 
-def test_the_side_network_follows_an_encoder_whose_last_layer_has_no_weights(build_base, put_beside):
-    adapted = put_beside(build_base("bert", "SEQ_CLS"), scattered=False)
+def test_the_side_network_follows_an_encoder_whose_last_layer_has_no_weights(build_base, attach_side_network):
+    adapted = attach_side_network(build_base("bert", "SEQ_CLS"), scattered=False)
     moved = copy.deepcopy(adapted).to("meta")
     assert {p.device.type for p in moved.parameters()} == {"meta"}
     from peft import get_peft_model

@@ -22,9 +22,9 @@ def _write(model, ids, mask=None, **keys):
 
 @pytest.mark.parametrize("family", DECODERS)
 @pytest.mark.parametrize("padding", [None, "left"])
-def test_decoding_token_by_token_equals_one_forward_pass(build_base, put_beside, draw_batch, family, padding):
+def test_decoding_token_by_token_equals_one_forward_pass(build_base, attach_side_network, draw_batch, family, padding):
     """Also with left padding, and beyond sliding windows."""
-    adapted, batch = put_beside(build_base(family)), draw_batch(padding)
+    adapted, batch = attach_side_network(build_base(family)), draw_batch(padding)
     mask = batch["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     full = compute_logits(adapted, {**batch, "position_ids": positions})
@@ -43,8 +43,10 @@ def test_decoding_token_by_token_equals_one_forward_pass(build_base, put_beside,
 
 @pytest.mark.parametrize("family", DECODERS)
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_generation_is_the_same_with_and_without_kv_cache(build_base, put_beside, draw_batch, family, num_beams):
-    adapted, batch = put_beside(build_base(family)), draw_batch("left")
+def test_generation_is_the_same_with_and_without_kv_cache(
+    build_base, attach_side_network, draw_batch, family, num_beams
+):
+    adapted, batch = attach_side_network(build_base(family)), draw_batch("left")
     ids, mask = batch["input_ids"], batch["attention_mask"]
     cached, plain = (_write(adapted, ids, mask, num_beams=num_beams, use_cache=use) for use in (True, False))
     assert torch.equal(cached, plain)
@@ -54,8 +56,8 @@ def test_generation_is_the_same_with_and_without_kv_cache(build_base, put_beside
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
-def test_batched_generation_equals_single_row_generation(build_base, put_beside, draw_batch, family):
-    adapted, batch = put_beside(build_base(family)), draw_batch("left")
+def test_batched_generation_equals_single_row_generation(build_base, attach_side_network, draw_batch, family):
+    adapted, batch = attach_side_network(build_base(family)), draw_batch("left")
     together = _write(adapted, batch["input_ids"], batch["attention_mask"])
     for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
         alone = _write(adapted, batch["input_ids"][row : row + 1, 9 - length :])
@@ -63,8 +65,8 @@ def test_batched_generation_equals_single_row_generation(build_base, put_beside,
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma3", "gpt2"])
-def test_a_static_cache_generates_the_same(build_base, put_beside, draw_batch, family):
-    adapted, batch = put_beside(build_base(family)), draw_batch("left")
+def test_a_static_cache_generates_the_same(build_base, attach_side_network, draw_batch, family):
+    adapted, batch = attach_side_network(build_base(family)), draw_batch("left")
     ids, mask = batch["input_ids"], batch["attention_mask"]
     expected = _write(adapted, ids, mask)
     for _ in range(2):  # the model keeps the cache for its next call
@@ -74,16 +76,16 @@ def test_a_static_cache_generates_the_same(build_base, put_beside, draw_batch, f
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_assisted_generation_gives_the_same(build_base, put_beside, draw_batch, family):
+def test_assisted_generation_gives_the_same(build_base, attach_side_network, draw_batch, family):
     """Its rejected tokens are cropped from the side network's cache too."""
-    adapted, ids = put_beside(build_base(family)), draw_batch(None)["input_ids"][:1]
+    adapted, ids = attach_side_network(build_base(family)), draw_batch(None)["input_ids"][:1]
     assert torch.equal(_write(adapted, ids, assistant_model=build_base(family)), _write(adapted, ids))
     assert torch.equal(_write(adapted, ids, prompt_lookup_num_tokens=2), _write(adapted, ids))
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "opt"])
-def test_several_sequences_per_prompt(build_base, put_beside, draw_batch, family):
-    adapted, ids = put_beside(build_base(family)), draw_batch(None)["input_ids"][:2]
+def test_several_sequences_per_prompt(build_base, attach_side_network, draw_batch, family):
+    adapted, ids = attach_side_network(build_base(family)), draw_batch(None)["input_ids"][:2]
     torch.manual_seed(0)
     cached = _write(adapted, ids, do_sample=True, num_return_sequences=3)
     torch.manual_seed(0)
@@ -92,12 +94,12 @@ def test_several_sequences_per_prompt(build_base, put_beside, draw_batch, family
 
 @pytest.mark.parametrize("family", [*DECODERS, "bert", "roberta", "distilbert", "modernbert"])
 @pytest.mark.parametrize("padding", ["right", "left"])
-def test_eager_and_sdpa_attention_agree(build_base, put_beside, draw_batch, family, padding):
+def test_eager_and_sdpa_attention_agree(build_base, attach_side_network, draw_batch, family, padding):
     task_type = "CAUSAL_LM" if family in DECODERS else "SEQ_CLS"
     batch = draw_batch(padding)
     found = []
     for attention in ("sdpa", "eager"):
-        adapted = put_beside(build_base(family, task_type, attn_implementation=attention))
+        adapted = attach_side_network(build_base(family, task_type, attn_implementation=attention))
         logits = compute_logits(adapted, batch)
         found.append(logits[batch["attention_mask"].bool()] if task_type == "CAUSAL_LM" else logits)
     assert (found[0] - found[1]).abs().max() < 2e-5
@@ -114,8 +116,8 @@ def test_eager_and_sdpa_attention_agree(build_base, put_beside, draw_batch, fami
     ids=lambda keys: "-".join(map(str, keys.values())),
 )  # fmt: skip
 @pytest.mark.parametrize("family", ["gemma3", "cohere"])
-def test_every_option_trains_and_generates(build_base, put_beside, draw_batch, family, keys):
-    adapted, batch = put_beside(build_base(family), **keys), draw_batch("left")
+def test_every_option_trains_and_generates(build_base, attach_side_network, draw_batch, family, keys):
+    adapted, batch = attach_side_network(build_base(family), **keys), draw_batch("left")
     adapted.train()
     adapted(**batch, labels=batch["input_ids"]).loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in adapted.parameters() if p.requires_grad)
@@ -125,10 +127,10 @@ def test_every_option_trains_and_generates(build_base, put_beside, draw_batch, f
     assert torch.equal(cached, plain)
 
 
-def test_gradient_checkpointing_of_the_side_gives_the_same_gradients(build_base, put_beside, draw_batch):
+def test_gradient_checkpointing_of_the_side_gives_the_same_gradients(build_base, attach_side_network, draw_batch):
     batch, found, calls = draw_batch(), [], []
     for recompute in (False, True):
-        adapted = put_beside(build_base("llama"), checkpoint_side=recompute, side_dropout=0.3).train()
+        adapted = attach_side_network(build_base("llama"), checkpoint_side=recompute, side_dropout=0.3).train()
         side = adapted.base_model.mix.qst_side["default"]
         side.blocks[1].register_forward_pre_hook(lambda module, args, recompute=recompute: calls.append(recompute))
         torch.manual_seed(0)

@@ -11,8 +11,8 @@ from tests.unit.adapters.qst.conftest import compute_logits
 
 
 @pytest.mark.parametrize("mix", ["paper", "sigmoid"])
-def test_mixing_of_the_side_output(build_base, put_beside, draw_batch, mix):
-    adapted, batch = put_beside(build_base("llama"), mix=mix), draw_batch()
+def test_mixing_of_the_side_output(build_base, attach_side_network, draw_batch, mix):
+    adapted, batch = attach_side_network(build_base("llama"), mix=mix), draw_batch()
     side, seen = adapted.base_model.mix.qst_side["default"], []
     adapted.base_model.mix.register_forward_hook(lambda module, args, output: seen.append(output))
     adapted.base_model.mix.base_layer.register_forward_hook(lambda module, args, output: seen.append(output))
@@ -59,9 +59,9 @@ def test_widths(size, factor, head_dim, expected):
         ({"side_head_dim": 0}, "side_head_dim: must be 1 or more"),
     ],
 )
-def test_meaningless_options_are_refused_in_one_sentence(build_base, put_beside, keys, message):
+def test_meaningless_options_are_refused_in_one_sentence(build_base, attach_side_network, keys, message):
     with pytest.raises(ValueError, match=message):
-        put_beside(build_base("llama"), **keys)
+        attach_side_network(build_base("llama"), **keys)
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,13 @@ def _read_states(model, batch):
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_logits_equal_the_formula(build_base, put_beside, draw_batch, family, task_type):
+def test_logits_equal_the_formula(build_base, attach_side_network, draw_batch, family, task_type):
     model, batch = build_base(family, task_type), draw_batch()
     mask = batch["attention_mask"]
     double = build_base(family, task_type).double()
     with torch.no_grad():
         states, end = _read_states(double, batch)
-        adapted = put_beside(model)
+        adapted = attach_side_network(model)
         trained = {name: p.detach() for name, p in adapted.state_dict().items()}
         prefix = next(name for name in trained if "qst_side.default." in name).split("default.")[0] + "default."
         if family == "llama":

@@ -19,18 +19,22 @@ every_family = pytest.mark.parametrize(("family", "task_type"), FAMILIES)
 
 @every_family
 @pytest.mark.parametrize("mix", ["residual", "paper"])
-def test_the_initial_output_is_the_base_bit_for_bit(build_base, put_beside, draw_batch, family, task_type, mix):
+def test_the_initial_output_is_the_base_bit_for_bit(
+    build_base, attach_side_network, draw_batch, family, task_type, mix
+):
     model, batch = build_base(family, task_type), draw_batch()
     base = compute_logits(model, batch)
-    adapted = put_beside(model, scattered=False, mix=mix)
+    adapted = attach_side_network(model, scattered=False, mix=mix)
     assert torch.equal(compute_logits(adapted, batch), base)
 
 
 @every_family
-def test_disabling_gives_the_base_and_enabling_the_side_again(build_base, put_beside, draw_batch, family, task_type):
+def test_disabling_gives_the_base_and_enabling_the_side_again(
+    build_base, attach_side_network, draw_batch, family, task_type
+):
     model, batch = build_base(family, task_type), draw_batch()
     base = compute_logits(model, batch)
-    adapted = put_beside(model)
+    adapted = attach_side_network(model)
     beside = compute_logits(adapted, batch)
     assert (beside - base).abs().max() > 1e-2
     with adapted.disable_adapter():
@@ -39,8 +43,8 @@ def test_disabling_gives_the_base_and_enabling_the_side_again(build_base, put_be
 
 
 @every_family
-def test_rows_do_not_influence_each_other(build_base, put_beside, draw_batch, family, task_type):
-    adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
+def test_rows_do_not_influence_each_other(build_base, attach_side_network, draw_batch, family, task_type):
+    adapted, batch = attach_side_network(build_base(family, task_type)), draw_batch()
     before = compute_logits(adapted, batch)
     batch["input_ids"] = batch["input_ids"].clone()
     batch["input_ids"][0] = torch.arange(10, 19)
@@ -52,8 +56,8 @@ def test_rows_do_not_influence_each_other(build_base, put_beside, draw_batch, fa
 
 
 @every_family
-def test_padding_does_not_change_the_output(build_base, put_beside, draw_batch, family, task_type):
-    adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
+def test_padding_does_not_change_the_output(build_base, attach_side_network, draw_batch, family, task_type):
+    adapted, batch = attach_side_network(build_base(family, task_type)), draw_batch()
     together = compute_logits(adapted, batch)
     for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
         alone = compute_logits(adapted, {name: each[row : row + 1, :length] for name, each in batch.items()})[0]
@@ -63,9 +67,9 @@ def test_padding_does_not_change_the_output(build_base, put_beside, draw_batch, 
 
 @every_family
 def test_no_graph_in_the_backbone_and_gradients_for_all_trained_parameters(
-    build_base, put_beside, draw_batch, family, task_type
+    build_base, attach_side_network, draw_batch, family, task_type
 ):
-    adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
+    adapted, batch = attach_side_network(build_base(family, task_type)), draw_batch()
     adapted.enable_input_require_grads()
     adapted.gradient_checkpointing_enable()
     layers = adapted.get_base_model().get_submodule(adapted.base_model.backbone.layers_path)
@@ -94,10 +98,12 @@ def test_no_graph_in_the_backbone_and_gradients_for_all_trained_parameters(
     [("llama", "CAUSAL_LM", "residual"), ("opt", "CAUSAL_LM", "paper"), ("bert", "SEQ_CLS", "residual"),
      ("llama", "SEQ_CLS", "sigmoid")],
 )  # fmt: skip
-def test_all_trained_parameters_move_under_autocast(build_base, put_beside, draw_batch, family, task_type, mix):
+def test_all_trained_parameters_move_under_autocast(
+    build_base, attach_side_network, draw_batch, family, task_type, mix
+):
     """At lr 2e-4 a bfloat16 gate would never move."""
     model, batch = build_base(family, task_type).to(torch.bfloat16), draw_batch()
-    adapted = put_beside(model, scattered=False, mix=mix).train()
+    adapted = attach_side_network(model, scattered=False, mix=mix).train()
     trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     before = {name: p.detach().clone() for name, p in trained.items()}
     assert {p.dtype for name, p in trained.items() if "qst_" in name} == {torch.float32}
@@ -126,10 +132,10 @@ def test_all_trained_parameters_move_under_autocast(build_base, put_beside, draw
         ("distilbert", {"dropout": 0.5, "attention_dropout": 0.5}),
     ],
 )
-def test_backbone_dropout_is_off_and_head_dropout_on(build_base, put_beside, draw_batch, family, drops):
+def test_backbone_dropout_is_off_and_head_dropout_on(build_base, attach_side_network, draw_batch, family, drops):
     batch = draw_batch()
     task_type = "SEQ_CLS" if family in ENCODERS else "CAUSAL_LM"
-    adapted = put_beside(build_base(family, task_type, **drops))
+    adapted = attach_side_network(build_base(family, task_type, **drops))
     seen = []
     adapted.base_model.mix.observe = lambda states: seen.append([states[index] for index in sorted(states)])
     still = compute_logits(adapted, batch)
@@ -144,8 +150,8 @@ def test_backbone_dropout_is_off_and_head_dropout_on(build_base, put_beside, dra
     assert not any(part.training for part in adapted.modules())
 
 
-def test_side_dropout_applies_in_training_only(build_base, put_beside, draw_batch):
-    adapted, batch = put_beside(build_base("llama"), side_dropout=0.5), draw_batch()
+def test_side_dropout_applies_in_training_only(build_base, attach_side_network, draw_batch):
+    adapted, batch = attach_side_network(build_base("llama"), side_dropout=0.5), draw_batch()
     assert torch.equal(compute_logits(adapted, batch), compute_logits(adapted, batch))
     adapted.train()
     assert not torch.equal(compute_logits(adapted, batch), compute_logits(adapted, batch))
@@ -154,11 +160,11 @@ def test_side_dropout_applies_in_training_only(build_base, put_beside, draw_batc
 @pytest.mark.parametrize(("dtype", "autocast"), [("bfloat16", False), ("bfloat16", True), ("float16", False)])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "bert"])
-def test_a_backbone_in_half_precision(build_base, put_beside, draw_batch, family, dtype, autocast, attention):
+def test_a_backbone_in_half_precision(build_base, attach_side_network, draw_batch, family, dtype, autocast, attention):
     task_type = "SEQ_CLS" if family == "bert" else "CAUSAL_LM"
     model = build_base(family, task_type, attn_implementation=attention).to(getattr(torch, dtype))
     base = compute_logits(model, draw_batch("left"))
-    adapted = put_beside(model, scattered=False)
+    adapted = attach_side_network(model, scattered=False)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         start = compute_logits(adapted, draw_batch("left"))
         assert start.isfinite().all()
@@ -172,10 +178,10 @@ def test_a_backbone_in_half_precision(build_base, put_beside, draw_batch, family
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "bert"])
-def test_float32_under_autocast_with_eager_masks_stays_finite(build_base, put_beside, draw_batch, family):
+def test_float32_under_autocast_with_eager_masks_stays_finite(build_base, attach_side_network, draw_batch, family):
     """The smallest float32 is minus infinity in bfloat16, and padding rows attend to nothing else."""
     task_type = "SEQ_CLS" if family == "bert" else "CAUSAL_LM"
-    adapted = put_beside(build_base(family, task_type, attn_implementation="eager")).train()
+    adapted = attach_side_network(build_base(family, task_type, attn_implementation="eager")).train()
     batch = draw_batch("left")
     with torch.autocast("cpu", torch.bfloat16):
         logits = adapted(**batch).logits
@@ -186,13 +192,13 @@ def test_float32_under_autocast_with_eager_masks_stays_finite(build_base, put_be
 
 @pytest.mark.parametrize("num_labels", [1, 3])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "deberta_v2"])
-def test_a_model_of_one_layer_and_any_number_of_labels(build_base, put_beside, draw_batch, family, num_labels):
+def test_a_model_of_one_layer_and_any_number_of_labels(build_base, attach_side_network, draw_batch, family, num_labels):
     changes = {"num_hidden_layers": 1, "num_labels": num_labels}
     model = build_base(family, "SEQ_CLS", **changes)
     model.config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
     batch = draw_batch()
     base = compute_logits(model, batch)
-    adapted = put_beside(model, scattered=False)
+    adapted = attach_side_network(model, scattered=False)
     assert torch.equal(compute_logits(adapted, batch), base)
     assert base.shape == (4, num_labels)
     adapted.train()
@@ -202,11 +208,11 @@ def test_a_model_of_one_layer_and_any_number_of_labels(build_base, put_beside, d
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("gpt2", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_additional_model_outputs(build_base, put_beside, draw_batch, family, task_type):
+def test_additional_model_outputs(build_base, attach_side_network, draw_batch, family, task_type):
     model, batch = build_base(family, task_type, attn_implementation="eager"), draw_batch()
     with torch.no_grad():
         base = model(**batch, output_hidden_states=True, output_attentions=True)
-    adapted = put_beside(model)
+    adapted = attach_side_network(model)
     with torch.no_grad():
         plain = adapted(**batch).logits
         beside = adapted(**batch, output_hidden_states=True, output_attentions=True)
@@ -219,8 +225,8 @@ def test_additional_model_outputs(build_base, put_beside, draw_batch, family, ta
     assert all(torch.equal(a, b) for a, b in zip(beside.attentions, base.attentions, strict=True))
 
 
-def test_token_types_reach_the_side_network(build_base, put_beside, draw_batch):
-    adapted, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch(None)
+def test_token_types_reach_the_side_network(build_base, attach_side_network, draw_batch):
+    adapted, batch = attach_side_network(build_base("bert", "SEQ_CLS")), draw_batch(None)
     types = torch.zeros_like(batch["input_ids"])
     zeros = compute_logits(adapted, {**batch, "token_type_ids": types})
     types[:, 4:] = 1
@@ -228,17 +234,17 @@ def test_token_types_reach_the_side_network(build_base, put_beside, draw_batch):
     assert not torch.equal(compute_logits(adapted, {**batch, "token_type_ids": types}), zeros)
 
 
-def test_tied_embeddings_stay_tied_and_frozen(build_base, put_beside, draw_batch):
-    adapted, batch = put_beside(build_base("llama", tie_word_embeddings=True)).train(), draw_batch()
+def test_tied_embeddings_stay_tied_and_frozen(build_base, attach_side_network, draw_batch):
+    adapted, batch = attach_side_network(build_base("llama", tie_word_embeddings=True)).train(), draw_batch()
     plain = adapted.get_base_model()
     assert plain.lm_head.weight is plain.model.embed_tokens.weight
     adapted(**batch, labels=batch["input_ids"]).loss.backward()
     assert plain.lm_head.weight.grad is None
 
 
-def test_a_disabled_forward_pass_keeps_no_states(build_base, put_beside, draw_batch):
+def test_a_disabled_forward_pass_keeps_no_states(build_base, attach_side_network, draw_batch):
     """The states of a whole batch would stay in memory until the next one."""
-    adapted = put_beside(build_base("llama"))
+    adapted = attach_side_network(build_base("llama"))
     with adapted.disable_adapter():
         compute_logits(adapted, draw_batch())
     assert not adapted.base_model.mix.recorder.states

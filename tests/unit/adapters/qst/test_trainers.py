@@ -16,12 +16,12 @@ def _side(model):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_method_attaches_trains_saves_and_loads(attach, train_a_little, read_logits, tmp_path, family):
+def test_the_method_attaches_trains_saves_and_loads(attach, train_a_few_steps, read_logits, tmp_path, family):
     base = attach(family, "none")
     attached = attach(family, "qst", reduction_factor=4)
     start = read_logits(attached.model, attached.tokenizer)
     assert torch.equal(start, read_logits(base.model, base.tokenizer))
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - start).abs().max() > 1e-3
     attached.plugin.save(attached.model, tmp_path)
@@ -31,14 +31,14 @@ def test_the_method_attaches_trains_saves_and_loads(attach, train_a_little, read
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 @pytest.mark.parametrize("family", ["llama", "bert"])
-def test_a_quantized_backbone(attach, train_a_little, read_logits, tiny_base, tmp_path, family, quantization):
+def test_a_quantized_backbone(attach, train_a_few_steps, read_logits, tiny_base, tmp_path, family, quantization):
     model = {"name_or_path": str(tiny_base(family, 64)), "quantization": quantization}
     attached = attach(family, "qst", model=model, reduction_factor=4)
     before = read_logits(attached.model, attached.tokenizer)
     assert torch.equal(before, read_logits(preserve_quantized(attached.load_base(None)), attached.tokenizer))
     assert {p.dtype for p in _side(attached.model).values()} == {torch.float32}
     packed = {n: p.detach().clone() for n, p in attached.model.named_parameters() if not p.requires_grad}
-    train_a_little(attached)
+    train_a_few_steps(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-3
     assert all(torch.equal(p, packed[n]) for n, p in attached.model.named_parameters() if n in packed)
@@ -79,7 +79,7 @@ def test_trained_parameters_are_float32_under_autocast(attach):
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
-def test_the_trainer_keeps_the_best_checkpoint_and_resumes(build_base, put_beside, draw_batch, tmp_path):
+def test_the_trainer_keeps_the_best_checkpoint_and_resumes(build_base, attach_side_network, draw_batch, tmp_path):
     from transformers import Trainer, TrainingArguments
 
     batch = draw_batch()
@@ -92,7 +92,7 @@ def test_the_trainer_keeps_the_best_checkpoint_and_resumes(build_base, put_besid
             eval_strategy="steps", eval_steps=2, save_steps=2, load_best_model_at_end=True, report_to="none",
             logging_steps=1, disable_tqdm=True, gradient_checkpointing=True,
         )  # fmt: skip
-        adapted = put_beside(build_base("bert", "SEQ_CLS"), scattered=False)
+        adapted = attach_side_network(build_base("bert", "SEQ_CLS"), scattered=False)
         return Trainer(adapted, arguments, train_dataset=rows, eval_dataset=rows)
 
     whole = build(6)

@@ -37,9 +37,9 @@ def _count_layers(model):
     [*((*each, "right") for each in FAMILIES), *((*each, "left") for each in FAMILIES if each[0] not in ENCODERS)],
 )  # encoders classify the first token, so they are not left-padded
 def test_replayed_batches_have_the_same_loss(
-    build_base, put_beside, start_replay, draw_batch, family, task_type, padding
+    build_base, attach_side_network, start_replay, draw_batch, family, task_type, padding
 ):
-    adapted, batch = put_beside(build_base(family, task_type), side_dropout=0.1), draw_batch(padding)
+    adapted, batch = attach_side_network(build_base(family, task_type), side_dropout=0.1), draw_batch(padding)
     expected = run_step(adapted, batch)
     replay = start_replay(adapted)
     calls = _count_layers(adapted)
@@ -55,8 +55,10 @@ def test_replayed_batches_have_the_same_loss(
 
 
 @every_family
-def test_rows_can_be_replayed_in_other_batches(build_base, put_beside, start_replay, draw_batch, family, task_type):
-    adapted, known, new = put_beside(build_base(family, task_type)), draw_batch(), draw_batch(seed=9)
+def test_rows_can_be_replayed_in_other_batches(
+    build_base, attach_side_network, start_replay, draw_batch, family, task_type
+):
+    adapted, known, new = attach_side_network(build_base(family, task_type)), draw_batch(), draw_batch(seed=9)
     replay = start_replay(adapted)
     run_step(adapted, known)
     shuffled = {name: each[[2, 0, 3, 1]] for name, each in known.items()}
@@ -73,9 +75,9 @@ def test_rows_can_be_replayed_in_other_batches(build_base, put_beside, start_rep
         _assert_close(found, run_step(plain, batch))
 
 
-def test_a_batch_of_the_position_tables_size_is_replayed(build_base, put_beside, start_replay, draw_batch):
+def test_a_batch_of_the_position_tables_size_is_replayed(build_base, attach_side_network, start_replay, draw_batch):
     """DeBERTa passes its layers a position table, which must not be mistaken for rows."""
-    adapted = put_beside(build_base("deberta_v2", "SEQ_CLS"))
+    adapted = attach_side_network(build_base("deberta_v2", "SEQ_CLS"))
     num_rows = len(adapted.base_model.model.deberta.encoder.rel_embeddings.weight)
     many = [draw_batch(seed=seed) for seed in range(num_rows // 4)]
     batch = {name: torch.cat([each[name] for each in many]) for name in many[0]}
@@ -89,9 +91,9 @@ def test_a_batch_of_the_position_tables_size_is_replayed(build_base, put_beside,
 @pytest.mark.parametrize("keys", [{"side_layers": [1]}, {"side_layers": "every_2"}, {"checkpoint_side": True}], ids=str)
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
 def test_replay_with_fewer_or_checkpointed_side_layers(
-    build_base, put_beside, start_replay, draw_batch, family, task_type, keys
+    build_base, attach_side_network, start_replay, draw_batch, family, task_type, keys
 ):
-    adapted, batch = put_beside(build_base(family, task_type), **keys), draw_batch()
+    adapted, batch = attach_side_network(build_base(family, task_type), **keys), draw_batch()
     expected = run_step(adapted, batch)
     replay = start_replay(adapted)
     for _ in range(3):
@@ -108,8 +110,8 @@ def test_replay_with_fewer_or_checkpointed_side_layers(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_dtypes(build_base, put_beside, start_replay, draw_batch, dtype, autocast):
-    adapted, batch = put_beside(build_base("llama").to(dtype)), draw_batch()
+def test_dtypes(build_base, attach_side_network, start_replay, draw_batch, dtype, autocast):
+    adapted, batch = attach_side_network(build_base("llama").to(dtype)), draw_batch()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         expected = run_step(adapted, batch)
         replay = start_replay(adapted)
@@ -121,8 +123,8 @@ def test_dtypes(build_base, put_beside, start_replay, draw_batch, dtype, autocas
     assert replay.counts.num_replayed == 8
 
 
-def test_more_rows_than_the_budget_holds(build_base, put_beside, start_replay, draw_batch):
-    adapted, batch = put_beside(build_base("llama")), draw_batch(None)
+def test_more_rows_than_the_budget_holds(build_base, attach_side_network, start_replay, draw_batch):
+    adapted, batch = attach_side_network(build_base("llama")), draw_batch(None)
     expected = run_step(adapted, batch)
     replay = start_replay(adapted, room=3)
     for hits in (0, 3, 6):
@@ -130,8 +132,8 @@ def test_more_rows_than_the_budget_holds(build_base, put_beside, start_replay, d
         assert replay.counts.num_replayed == hits
 
 
-def test_a_damaged_row_is_recomputed(build_base, put_beside, start_replay, draw_batch):
-    adapted, batch = put_beside(build_base("llama")), draw_batch(None)
+def test_a_damaged_row_is_recomputed(build_base, attach_side_network, start_replay, draw_batch):
+    adapted, batch = attach_side_network(build_base("llama")), draw_batch(None)
     expected = run_step(adapted, batch)
     replay = start_replay(adapted)
     run_step(adapted, batch)
@@ -143,8 +145,8 @@ def test_a_damaged_row_is_recomputed(build_base, put_beside, start_replay, draw_
     assert replay.counts.num_replayed == 6
 
 
-def test_a_row_twice_in_a_batch(build_base, put_beside, start_replay, draw_batch):
-    adapted, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch()
+def test_a_row_twice_in_a_batch(build_base, attach_side_network, start_replay, draw_batch):
+    adapted, batch = attach_side_network(build_base("bert", "SEQ_CLS")), draw_batch()
     batch = {name: each[[0, 1, 0, 1]] for name, each in batch.items()}
     expected = run_step(adapted, batch)
     replay = start_replay(adapted)
@@ -168,11 +170,11 @@ def _pack(batch, order):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "opt"])
-def test_packed_rows_of_several_documents(build_base, put_beside, start_replay, draw_batch, family):
+def test_packed_rows_of_several_documents(build_base, attach_side_network, start_replay, draw_batch, family):
     """With the project's attention within documents, and packed differently from when they were stored."""
     from utils.trainer.varlen_attention import separate_documents
 
-    adapted, batch = put_beside(build_base(family)), draw_batch()
+    adapted, batch = attach_side_network(build_base(family)), draw_batch()
     if reason := separate_documents(adapted):
         assert family in ("gpt2", "opt"), reason
         pytest.skip(reason)

@@ -15,9 +15,9 @@ from utils.adapters.qst.cache.open_store import open_store
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
 def test_generation_and_evaluation_with_a_kv_cache_run_the_backbone(
-    build_base, put_beside, start_replay, draw_batch, family
+    build_base, attach_side_network, start_replay, draw_batch, family
 ):
-    adapted, batch = put_beside(build_base(family)), draw_batch("left")
+    adapted, batch = attach_side_network(build_base(family)), draw_batch("left")
     keys = {"max_new_tokens": 6, "do_sample": False, "num_beams": 2, "pad_token_id": 0, "eos_token_id": None}
     written = adapted.generate(**batch, **keys)
     with torch.no_grad():
@@ -35,8 +35,8 @@ def test_generation_and_evaluation_with_a_kv_cache_run_the_backbone(
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_evaluation_is_replayed_too(build_base, put_beside, start_replay, draw_batch, family, task_type):
-    adapted, batch = put_beside(build_base(family, task_type)).eval(), draw_batch()
+def test_evaluation_is_replayed_too(build_base, attach_side_network, start_replay, draw_batch, family, task_type):
+    adapted, batch = attach_side_network(build_base(family, task_type)).eval(), draw_batch()
     real = batch["attention_mask"].bool() if task_type == "CAUSAL_LM" else slice(None)
     with torch.no_grad():
         expected = adapted(**batch).logits
@@ -47,9 +47,9 @@ def test_evaluation_is_replayed_too(build_base, put_beside, start_replay, draw_b
 
 
 def test_a_first_evaluation_does_not_read_rounded_states_of_an_earlier_run(
-    build_base, put_beside, draw_batch, tmp_path
+    build_base, attach_side_network, draw_batch, tmp_path
 ):
-    model, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch()
+    model, batch = attach_side_network(build_base("bert", "SEQ_CLS")), draw_batch()
     section = CacheSection(where="disk", dtype="int8", dir=str(tmp_path))
     exact = model.eval()(**batch).logits
     for _ in range(2):
@@ -61,9 +61,9 @@ def test_a_first_evaluation_does_not_read_rounded_states_of_an_earlier_run(
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS"), ("gpt2", "CAUSAL_LM")])
 def test_requests_for_hidden_states_run_the_backbone(
-    build_base, put_beside, start_replay, draw_batch, family, task_type
+    build_base, attach_side_network, start_replay, draw_batch, family, task_type
 ):
-    adapted, batch = put_beside(build_base(family, task_type, attn_implementation="eager")), draw_batch()
+    adapted, batch = attach_side_network(build_base(family, task_type, attn_implementation="eager")), draw_batch()
     more = {"output_hidden_states": True, "output_attentions": True}
     with torch.no_grad():
         expected = adapted(**batch, **more)
@@ -78,8 +78,8 @@ def test_requests_for_hidden_states_run_the_backbone(
         assert len(adapted.get_base_model()(**batch).hidden_states) == len(expected.hidden_states)
 
 
-def test_unsupported_inputs_run_the_backbone(build_base, put_beside, start_replay, draw_batch):
-    adapted, batch = put_beside(build_base("llama")).eval(), draw_batch(None)
+def test_unsupported_inputs_run_the_backbone(build_base, attach_side_network, start_replay, draw_batch):
+    adapted, batch = attach_side_network(build_base("llama")).eval(), draw_batch(None)
     replay = start_replay(adapted)
     with torch.no_grad():
         expected = adapted(**batch).logits
@@ -107,8 +107,8 @@ def test_unsupported_inputs_run_the_backbone(build_base, put_beside, start_repla
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
-def test_a_failure_restores_the_layers(build_base, put_beside, start_replay, draw_batch, family, task_type):
-    adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
+def test_a_failure_restores_the_layers(build_base, attach_side_network, start_replay, draw_batch, family, task_type):
+    adapted, batch = attach_side_network(build_base(family, task_type)), draw_batch()
     modules = [id(part) for part in adapted.modules()]
     expected = run_step(adapted, batch)
     start_replay(adapted)
@@ -130,8 +130,10 @@ def test_a_failure_restores_the_layers(build_base, put_beside, start_replay, dra
         assert [id(part) for part in adapted.modules()] == modules
 
 
-def test_saving_copying_and_unloading_during_replay(build_base, put_beside, start_replay, draw_batch, tmp_path):
-    adapted, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch()
+def test_saving_copying_and_unloading_during_replay(
+    build_base, attach_side_network, start_replay, draw_batch, tmp_path
+):
+    adapted, batch = attach_side_network(build_base("bert", "SEQ_CLS")), draw_batch()
     names = list(adapted.state_dict())
     adapted.save_pretrained(tmp_path / "before")
     replay = start_replay(adapted)
@@ -150,8 +152,8 @@ def test_saving_copying_and_unloading_during_replay(build_base, put_beside, star
     assert not [part for part in plain.modules() if part._forward_pre_hooks or part._forward_hooks]
 
 
-def test_starting_again_closes_the_first_replay(build_base, put_beside, start_replay, draw_batch):
-    adapted, batch = put_beside(build_base("llama")), draw_batch()
+def test_starting_again_closes_the_first_replay(build_base, attach_side_network, start_replay, draw_batch):
+    adapted, batch = attach_side_network(build_base("llama")), draw_batch()
     first = start_replay(adapted)
     run_step(adapted, batch)
     second = start_replay(adapted)
@@ -162,28 +164,28 @@ def test_starting_again_closes_the_first_replay(build_base, put_beside, start_re
 
 
 def test_switching_to_an_incompatible_adapter_ends_the_replay_with_a_warning(
-    build_base, put_beside, start_replay, draw_batch, caplog
+    build_base, attach_side_network, start_replay, draw_batch, caplog
 ):
     """Its side network may read states that are not stored."""
     from utils.adapters.qst import QSTConfig
 
-    adapted, batch = put_beside(build_base("llama"), side_layers=[2]), draw_batch()
+    adapted, batch = attach_side_network(build_base("llama"), side_layers=[2]), draw_batch()
     replay = start_replay(adapted)
     run_step(adapted, batch)
     adapted.add_adapter("other", QSTConfig(task_type="CAUSAL_LM", reduction_factor=2, downsample_rank=4))
     assert "the backbone cache is closed" in caplog.text
     assert replay.store.is_closed
     adapted.set_adapter("other")
-    plain = put_beside(build_base("llama"), scattered=False)
+    plain = attach_side_network(build_base("llama"), scattered=False)
     kept = {name: each for name, each in adapted.state_dict().items() if ".default." not in name}
     plain.load_state_dict({name.replace(".other.", ".default."): each for name, each in kept.items()})
     assert torch.equal(run_step(adapted, batch)[1], run_step(plain, batch)[1])
 
 
-def test_switched_adapters_share_the_stored_states(build_base, put_beside, scatter, start_replay, draw_batch):
+def test_switched_adapters_share_the_stored_states(build_base, attach_side_network, scatter, start_replay, draw_batch):
     from utils.adapters.qst import QSTConfig
 
-    adapted, batch = put_beside(build_base("llama")), draw_batch()
+    adapted, batch = attach_side_network(build_base("llama")), draw_batch()
     adapted.add_adapter("other", QSTConfig(task_type="CAUSAL_LM", reduction_factor=4, side_layers=[1]))
     adapted.set_adapter("other")
     scatter(adapted)
