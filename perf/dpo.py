@@ -33,7 +33,7 @@ KINDS = ("trl", "padded", "ours", "precomputed")
 
 
 def main() -> None:
-    """Run the kinds in turn and print one JSON object."""
+    """Run the kinds, alternating, and print one JSON object."""
     options = _parse()
     if options.kind:
         give_result(_train(options))

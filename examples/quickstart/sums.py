@@ -104,7 +104,7 @@ class Problem:
         return text
 
     def base_text(self, rng: random.Random) -> str:
-        """Tell the story as in the base text, in one of several ways."""
+        """Tell the story in one of several ways, as in the base text."""
         asked = rng.choice(("", f" How many {self.item} are there in the end?"))
         working = f"{self.working} " if rng.random() < 0.9 else ""
         gap = rng.choice((" ", "\n"))

@@ -68,7 +68,7 @@ def test_a_run_is_scored_on_its_own_sets_and_others(make_sft, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on(tmp_path):
+def test_a_killed_evaluation_is_resumed(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     overrides = (IN_WORDS, "generation.batch_size=2", "generation.max_new_tokens=24", "evaluation.max_samples=200")
     words = ("--model", BASE, "--set", ON_SUMS, *overrides)

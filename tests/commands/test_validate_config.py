@@ -219,7 +219,9 @@ def test_a_closed_pipe_gives_no_traceback(folder: Path) -> None:
     assert "BrokenPipe" not in (folder / "err").read_text()
 
 
-def test_what_this_machine_lacks_is_a_warning(validate: Callable[..., Answer], run_json: Callable[..., Any]) -> None:
+def test_requirements_this_machine_lacks_are_warnings(
+    validate: Callable[..., Answer], run_json: Callable[..., Any]
+) -> None:
     answer = validate("good.yaml", "training.report_to=wandb")
     said = "command line  training.report_to: wandb needs a package that is not installed; run pip install wandb"
     assert answer.code == 0

@@ -86,7 +86,7 @@ def test_ctrl_c_prints_how_to_continue(start_run, write_run):
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_it_at_once(start_run, write_run):
+def test_a_second_signal_ends_the_run_at_once(start_run, write_run):
     file, folder = write_run("language model")
     run = stop(start_run, file, folder, "training")
     run.wait_for(lambda: "SIGTERM: the run saves" in run.said)

@@ -266,7 +266,7 @@ def test_target_modules_are_read_in_every_spelling():
             Config(target_modules=empty)
 
 
-def test_the_golden_count_of_qwen_1_5b():
+def test_the_parameter_count_of_qwen_1_5b():
     """r=8 on q, k, v, o of 28 layers: 8 * (2 * (1536 + 1536) + 2 * (1536 + 256)) each, and a head of 2 * 1536."""
     import torch
     from transformers import AutoModelForSequenceClassification, Qwen2Config

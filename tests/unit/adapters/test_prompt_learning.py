@@ -50,7 +50,7 @@ def test_padding_does_not_change_a_decoders_output(
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta_v2", "distilbert", "modernbert"])
-def test_the_whole_new_head_is_trained(attach, family):
+def test_all_layers_of_the_new_head_are_trained(attach, family):
     """DistilBERT's pre_classifier, DeBERTa's pooler and ModernBERT's head have no pretrained weights."""
     from utils.adapters.adapter import head_modules
 

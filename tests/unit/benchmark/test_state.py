@@ -96,7 +96,7 @@ def test_a_lock_is_released_when_its_process_ends(tmp_path: Path) -> None:
     assert not is_locked(path)
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="cannot be written"):
         lock_suite(tmp_path / "out", None)
@@ -184,7 +184,7 @@ def test_a_stopped_run_continues_and_a_failed_one_starts_over(status: RunStatus,
     assert choose_resume_flags(run) == words
 
 
-def test_a_run_without_a_checkpoint_starts_anew_in_its_folder(run: Any) -> None:
+def test_a_run_without_a_checkpoint_starts_over_in_its_folder(run: Any) -> None:
     leave_work(run, checkpoints=0)
     leave_note(run, "interrupted")
     assert choose_resume_flags(run) == []

@@ -45,7 +45,7 @@ def test_numbers_in_every_spelling(written: Any) -> None:
         ({"count": None}, None),
     ],
 )
-def test_read(values: dict[str, Any], expected: Any) -> None:
+def test_accepted_values(values: dict[str, Any], expected: Any) -> None:
     assert getattr(Sample(**values), next(iter(values))) == expected
 
 
@@ -78,7 +78,7 @@ def test_read(values: dict[str, Any], expected: Any) -> None:
         {"numbers": [[1]]},
     ],
 )
-def test_refused(values: dict[str, Any]) -> None:
+def test_refused_values(values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Sample(**values)
 

@@ -53,11 +53,11 @@ def test_a_terminal_has_a_bar_with_the_time_left() -> None:
     assert shown.rstrip().endswith("done")
 
 
-def test_no_bar_where_it_is_switched_off() -> None:
+def test_no_bar_when_switched_off() -> None:
     assert work(TERM="xterm", TQDM_DISABLE="1").strip() == "done"
 
 
-def test_lines_elsewhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO):
         with progress.RowProgress("evaluating gsm8k", lambda: 100, 20) as shown:

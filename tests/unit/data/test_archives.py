@@ -62,7 +62,7 @@ def test_files_that_are_not_a_zip_of_rows_are_refused(tmp_path, monkeypatch):
         unpack_rows(write_zip(tmp_path / "large.zip", {"x.jsonl": "1" * 11}))
 
 
-def test_a_torn_zip_leaves_nothing_behind(tmp_path):
+def test_a_truncated_zip_leaves_no_files(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"x.jsonl": "torn" * 999})
     content = bytearray(path.read_bytes())
     content[50:60] = b"\0" * 10

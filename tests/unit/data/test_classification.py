@@ -80,7 +80,7 @@ def test_an_empty_parquet_split_is_refused(prepare, make_set, tmp_path):
         prepare(tmp_path / "p")
 
 
-def test_one_row_splits_work(prepare, make_set):
+def test_splits_of_one_row_work(prepare, make_set):
     data = prepare(make_set(train=PLAIN[:2], validation=PLAIN[:1]))
     assert (len(data.train.dataset), len(data.evals[""].dataset)) == (2, 1)
     assert data.reports["eval"].token_lengths == {"p50": 4, "p95": 4, "max": 4}

@@ -115,7 +115,7 @@ def test_local_rows_make_no_request(tmp_path, monkeypatch):
 
 
 def test_a_damaged_value_in_a_parquet_file(tmp_path):
-    """Data behind the header is read late, and pyarrow raises errors of its own."""
+    """Data behind the header is read late, and pyarrow raises its own errors."""
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -30,7 +30,7 @@ def test_labels_keep_name_and_number(prepare_glue, make_set):
     assert data.train.dataset["labels"][:] == [0, 1, 0, 1]
 
 
-def test_every_task_of_the_benchmark_is_there():
+def test_every_task_of_the_benchmark_is_available():
     assert set(TASKS) == {"cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "ax"}
     assert _describe("stsb").num_labels == 1
     assert _describe("mnli").eval_splits == {"": "validation_matched", "_mm": "validation_mismatched"}

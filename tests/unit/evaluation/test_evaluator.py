@@ -346,7 +346,7 @@ os._exit(0)
 """
 
 
-def test_a_failure_in_one_process_ends_the_set_in_all(known: EvaluationSet, tmp_path: Path) -> None:
+def test_a_failure_in_one_process_ends_the_set_in_all_processes(known: EvaluationSet, tmp_path: Path) -> None:
     """No process waits for another: both report the cause and synchronise afterwards."""
     import pickle
 

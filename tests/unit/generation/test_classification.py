@@ -77,7 +77,7 @@ def test_a_truncated_row_is_marked(build):
     assert "truncated" not in answers[0].to_dict()
 
 
-def test_regression_gives_a_value(prepare_run, make_set, draw_rows):
+def test_regression_returns_a_value(prepare_run, make_set, draw_rows):
     rows = [{**row, "label": float(index)} for index, row in enumerate(draw_rows(8))]
     run = prepare_run("bert", make_set("r", train=rows, validation=rows), dataset__num_labels=1)
     (answer,) = TextClassifier(run.model, run.tokenizer, (), 32).classify([("good w1",)])

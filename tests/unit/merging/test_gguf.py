@@ -271,7 +271,7 @@ def test_the_modelfile_has_the_chat_template(template, format_, stop, text_token
         assert "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n{{ end }}<|im_start|>assistant\n{{ .Response }}" in written
 
 
-def test_a_prompt_with_braces_of_its_own_is_written_for_ollama(text_tokenizer, make_sft):
+def test_doubled_braces_in_a_prompt_are_literal_for_ollama(text_tokenizer, make_sft):
     config = make_sft()
     dataset = config.dataset.model_copy(update={"prompt_template": 'Fill {{"a": 1}}: {question}\nAgain {question}:'})
     written = write_modelfile("it.gguf", replace(config, dataset=dataset), text_tokenizer(None))

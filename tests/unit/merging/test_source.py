@@ -108,13 +108,13 @@ def test_unusable_sources_are_refused(make_config, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["none", "head-only"])
-def test_a_method_without_adapter_says_so(method, make_config, train_run):
+def test_a_method_without_adapter_is_refused(method, make_config, train_run):
     run = train_run(make_config("bert", peft={"method": method}))
     with pytest.raises(UserError, match="there is no adapter to merge: final_model/ is the whole model already"):
         open_adapter_run(str(run.folder))
 
 
-def test_an_adapter_for_another_task(foreign, make_config, tmp_path):
+def test_an_adapter_for_another_task_is_refused(foreign, make_config, tmp_path):
     folder, _, _ = foreign
     config = make_config("llama").source
     with pytest.raises(UserError, match=r"is for SEQ_CLS, and the adapter in .*foreign for CAUSAL_LM"):

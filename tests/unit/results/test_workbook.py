@@ -113,7 +113,9 @@ def test_texts_are_never_formulas(record: RunRecord, tmp_path: Path) -> None:
         assert not any(b"<f>" in archive.read(name) for name in archive.namelist())
 
 
-def test_values_a_sheet_cannot_hold(record: RunRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_values_a_sheet_cannot_hold_are_adapted(
+    record: RunRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = {
         "control": "a\x00b\x1bc\ud800\uffff", "long": "x" * 40_000, "nan": math.nan, "inf": -math.inf,
         "huge": 12345678901234567890, "none": None, "flag": True, "list": ["q_proj", "v_proj"], "empty": {},

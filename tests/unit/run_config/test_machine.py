@@ -86,7 +86,7 @@ def test_each_of_several_trackers_is_named(write_run: Write) -> None:
         ),
     ],
 )
-def test_what_needs_a_device(sections: dict[str, Any], said: str, write_run: Write) -> None:
+def test_settings_that_need_a_device(sections: dict[str, Any], said: str, write_run: Write) -> None:
     file = write_run(**sections)
     assert any(line.startswith(said) for line in _unmet(file, NOTHING))
     assert not any(line.startswith(said) for line in _unmet(file, EVERYTHING))

@@ -40,7 +40,7 @@ def test_every_renamed_field_has_an_example_and_a_target() -> None:
 
 
 @pytest.mark.parametrize("old", SAMPLES)
-def test_renamed(old: str, write_run: Write) -> None:
+def test_older_names_are_renamed_with_a_notice(old: str, write_run: Write) -> None:
     written, meant = SAMPLES[old]
     config = load_run_config(write_run(training={old: written}))
     assert config.arguments[RENAMED[old]] == meant
@@ -77,7 +77,7 @@ def test_of_two_locations_the_overriding_one_counts(write_run: Write) -> None:
 
 
 @pytest.mark.parametrize("old", DROPPED)
-def test_dropped(old: str, write_run: Write) -> None:
+def test_older_names_without_effect_are_dropped_with_a_notice(old: str, write_run: Write) -> None:
     config = load_run_config(write_run(training={old: True}))
     assert old not in config.arguments
     (notice,) = config.notices

@@ -52,7 +52,7 @@ STEPS = {"eval_strategy": "steps", "load_best_model_at_end": True}
         ({"peft": {"method": "head-only"}, "model": {"quantization": "int8"}}, "drop model.quantization"),
     ],
 )
-def test_refused(sections: dict[str, Any], sentence: str, write_run: Write) -> None:
+def test_refused_combinations(sections: dict[str, Any], sentence: str, write_run: Write) -> None:
     with pytest.raises(ConfigError) as caught:
         load_run_config(write_run(**sections))
     assert sentence in str(caught.value)
@@ -74,7 +74,7 @@ def test_refused(sections: dict[str, Any], sentence: str, write_run: Write) -> N
         {"metric_for_best_model": None},
     ],
 )
-def test_accepted(training: dict[str, Any], write_run: Write) -> None:
+def test_accepted_combinations(training: dict[str, Any], write_run: Write) -> None:
     assert load_run_config(write_run(training=training)).arguments
 
 

@@ -152,7 +152,7 @@ def test_a_run_without_progress_may_be_started_with_other_settings(load: Load) -
     assert "seed: 43" in (path / "run.yaml").read_text()
 
 
-def test_resuming_a_finished_run_finds_it_done(load: Load) -> None:
+def test_resuming_a_finished_run_reports_it_done(load: Load) -> None:
     path = start(load())
     add_checkpoint(path, 5)
     finish(path)
@@ -319,7 +319,7 @@ def test_a_file_at_the_folders_path(inside: bool, load: Load, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written(load: Load, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_refused(load: Load, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         assert "cannot be written: Permission denied" in refuse(load())

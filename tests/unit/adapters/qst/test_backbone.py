@@ -200,7 +200,7 @@ def _is_linear(part):
 
 
 @pytest.mark.parametrize("num_labels", [1, 2, 3])
-def test_the_golden_count_of_llama_1b(num_labels):
+def test_the_parameter_count_of_llama_1b(num_labels):
     """As a classifier: 5,058,960 beside the backbone, and a head without bias of 2048 for each label."""
     counts, _, _ = _count("Llama-3.2-1B", "SEQ_CLS", num_labels)
     assert counts.trainable == 5_058_960 + 2048 * num_labels
@@ -219,7 +219,7 @@ def test_the_golden_count_of_llama_1b(num_labels):
         ("Qwen2.5-7B", None, None, None),
     ],
 )
-def test_golden_counts_by_formula(name, millions, logical, packed):
+def test_parameter_counts_by_formula(name, millions, logical, packed):
     """T = L (attention + MLP + 2 norms + gate) + (L + 1) downsampling + norm + up; the millions include alpha.
 
     In the percentages a packed weight counts half; of the linear layers only the head is not packed.
@@ -240,7 +240,7 @@ def test_golden_counts_by_formula(name, millions, logical, packed):
         assert 100 * paper / (backbone - packable / 2 + paper) == pytest.approx(packed, abs=6e-4)
 
 
-def test_the_golden_count_of_bert():
+def test_the_parameter_count_of_bert():
     """k = 48 beside 768: one head of 64, biases everywhere, layer norms; the pooler is the checkpoint's own."""
     counts, _, _ = _count("bert-base-uncased", "SEQ_CLS", 3)
     k, d, inner = 48, 768, 192

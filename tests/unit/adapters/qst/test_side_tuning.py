@@ -29,7 +29,7 @@ def test_the_initial_output_is_the_base_bit_for_bit(
 
 
 @every_family
-def test_disabling_gives_the_base_and_enabling_the_side_again(
+def test_disabling_the_adapter_gives_the_base_and_enabling_restores_it(
     build_base, attach_side_network, draw_batch, family, task_type
 ):
     model, batch = build_base(family, task_type), draw_batch()

@@ -45,7 +45,7 @@ def test_quantization_is_completed(written, bits, kind):
         ("gptq", "gptq is unknown; use nf4"),
     ],
 )
-def test_quantization_refuses(written, says):
+def test_refused_quantization_settings(written, says):
     with pytest.raises(ValidationError, match=says):
         ModelSection(name_or_path="a/b", quantization=written)
 

@@ -161,7 +161,7 @@ def test_a_bare_section_sets_nothing() -> None:
         {"label_smoothing_factor": 1},
     ],
 )
-def test_refused(values: dict[str, Any]) -> None:
+def test_refused_settings(values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         training_section().model_validate({"output_dir": "out", **values})
 

@@ -63,7 +63,7 @@ def test_valid_settings_pass_and_those_without_effect_are_named(metric: str) -> 
     assert "early_stopping_threshold: has no effect; early_stopping_patience is not set" in idle[0]
 
 
-def test_the_metric_follows_from_what_is_evaluated() -> None:
+def test_the_selecting_metric_follows_from_the_evaluations() -> None:
     assert load_run_config(CONFIG, [STEPS, BEST]).arguments["metric_for_best_model"] == "combined"
     losses = ["training.eval_strategy=epoch", BEST]
     assert load_run_config(CONFIG, [STEPS, *losses]).arguments["metric_for_best_model"] == "loss"

@@ -122,7 +122,7 @@ def test_a_row_is_a_safetensors_file(tmp_path: Path) -> None:
     assert (parts["states"] * parts["scales"] - make_states(3)).abs().max() < 0.05
 
 
-def test_a_kill_in_the_middle_of_writing_leaves_whole_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_kill_while_writing_leaves_only_complete_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     num_tokens, held = 20_000, 0  # 3.8 MB per row: the kill happens during a write
 
     def write_for_ever(descriptor: int) -> None:
