@@ -134,6 +134,12 @@ def test_named_files_are_pushed_to_the_given_name_and_branch(hub, finished, capl
     assert "hub_files: nothing* names no file" in caplog.text
 
 
+@pytest.mark.parametrize("pattern", ["", ".", "**x", "../*", "/etc/*"])
+def test_files_are_named_by_patterns_within_the_folder(finished, pattern):
+    with pytest.raises(ConfigError, match=r"training.hub_files: .* is not a pattern of files in the run's folder"):
+        finished(hub_files=[pattern])
+
+
 def test_an_existing_public_repository_is_not_overwritten_by_default(hub, finished):
     hub.repos["me/sums"] = False
     with pytest.raises(PushError, match=r"already exists and is public: set training.hub_private_repo: false"):
@@ -310,6 +316,10 @@ def test_the_command_lists_what_is_pushed_and_what_is_not(hub, finished, monkeyp
         ("my run/logs", ("me/x",), "has no final_model; name a run, or a merged model"),
         ("my run", ("me/x", "--include", "nothing*"), r"--include nothing\*: names no file in"),
         ("my run", ("me/x", "--include", "link"), "is a link out of the folder"),
+        *(
+            ("my run", ("me/x", "--include", pattern), "--include: .* is not a pattern of files in the run's folder")
+            for pattern in ("", ".", "**x", "../*", "/etc/*")
+        ),
         ("failed", ("me/x",), r"is not finished \(its status is failed\)"),
     ],
 )

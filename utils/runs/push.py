@@ -17,6 +17,7 @@ from utils.cli.command_line import Answer, run_cli
 from utils.cli.parser import build_parser
 from utils.config.run_config import EXTENSIONS, RunConfig
 from utils.config.sections.model import is_local
+from utils.config.sections.training import explain_pattern
 from utils.config.yaml_text import dump_yaml, read_document
 from utils.core.errors import UserError
 from utils.core.json_files import load_object
@@ -101,7 +102,7 @@ def push_run(path: Path, config: RunConfig, record: RunRecord, dry_run: bool) ->
     repo = str(arguments.get("hub_model_id") or path.resolve().name)
     private = arguments.get("hub_private_repo") is not False
     wanted = config.training.hub_files
-    there = [each for each in wanted if Path(each).is_absolute() or any(map(Path.is_file, path.glob(each)))]
+    there = [each for each in wanted if any(map(Path.is_file, path.glob(each)))]
     for each in set(wanted) - set(there):
         logger.warning("training.hub_files: %s names no file in %s", each, path)
     push = plan_push(path, repo, private, arguments.get("hub_revision"), there)
@@ -201,8 +202,8 @@ def _list_beside(path: Path, model: Path, files: dict[str, Path | bytes]) -> dic
 
 def _include(path: Path, pattern: str) -> Iterator[tuple[str, Path]]:
     root = Path(os.path.realpath(path))
-    if Path(pattern).is_absolute():
-        raise UserError(f"--include {pattern}: a pattern starts at {path}, as 'eval_*/predictions.jsonl' does")
+    if wrong := explain_pattern(pattern):
+        raise UserError(f"--include: {wrong}")
     found = [each for each in sorted(path.glob(pattern)) if each.is_file()]
     if not found:
         raise UserError(f"--include {pattern}: names no file in {path}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, field_validator
@@ -108,6 +109,15 @@ _HELP = {
 """Descriptions that replace the library's."""
 
 
+def explain_pattern(pattern: str) -> str | None:
+    """Explain why a string is no pattern of files within a folder, or return None if it is one."""
+    path = PurePath(pattern)
+    odd = [each for each in path.parts if each == ".." or ("**" in each and each != "**")]
+    if path.parts and not path.is_absolute() and not odd:
+        return None
+    return f"{pattern!r} is not a pattern of files in the run's folder, such as 'eval_*/predictions.jsonl'"
+
+
 class WandbSection(Section):
     """W&B reporting; environment variables that are already set (WANDB_PROJECT ...) take precedence."""
 
@@ -177,6 +187,13 @@ class OwnTrainingSection(Section):
         for name in value:
             if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
                 raise ValueError(f"{name!r} is not module:Class, such as my_callbacks:Recorder")
+        return value
+
+    @field_validator("hub_files")
+    @classmethod
+    def _check_patterns(cls, value: list[str]) -> list[str]:
+        if wrong := next(filter(None, map(explain_pattern, value)), None):
+            raise ValueError(wrong)
         return value
 
     @property
