@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_WHOLE = ("I8", "I1", "I3", "I6", "U8", "U1", "U3", "U6", "BO")
+"""How the names of safetensors' types of whole numbers and truth values begin."""
 _OBJECTS = {ADAPTER_CONFIG: "peft_type", "config.json": "", "tokenizer.json": "model", "tokenizer_config.json": ""}
 """Files that hold a JSON object, and a key that it always has."""
 
@@ -131,11 +133,26 @@ def require_every_tensor(model: PreTrainedModel, folder: Path, name: str, base: 
             raise ModelError(
                 f"{name}: the adapter does not fit {base}: it {what} {len(names)} tensors such as {min(names)}"
             )
+    if wrong := [key for key in _list_whole_numbers(folder) if key in held and held[key].is_floating_point()]:
+        raise ModelError(
+            f"{name}: {len(wrong)} tensors such as {min(wrong)} are stored as whole numbers, not as weights; copy the "
+            "folder again"
+        )
     if broken := [key for key, value in held.items() if not value.isfinite().all()]:
         raise ModelError(
             f"{name}: {len(broken)} tensors such as {min(broken)} have values that are not finite: its training has "
             "diverged; train again with a lower learning_rate"
         )
+
+
+def _list_whole_numbers(folder: Path) -> list[str]:
+    """Return the tensors that an adapter's file stores as whole numbers or truth values; peft would convert them."""
+    if not (file := folder / _WEIGHTS[0]).is_file():
+        return []
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as tensors:
+        return [key for key in tensors.keys() if tensors.get_slice(key).get_dtype()[:2] in _WHOLE]  # noqa: SIM118  no mapping
 
 
 def list_stored(folder: Path) -> set[str] | None:

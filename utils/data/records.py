@@ -14,6 +14,8 @@ from utils.core.texts import describe_kind
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 _LIST = re.compile(rb"\[\s*(\{.*|$)", re.DOTALL)
 _UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+"""First bytes of gzip, bzip2, xz, zstandard and zip."""
 
 
 class Record(NamedTuple):
@@ -34,6 +36,8 @@ def number_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
     for number, line in enumerate(stream, start=1):
         if number == 1 and line.startswith(_UTF16_MARKS):
             raise DataError(f"{name}: not UTF-8 text but UTF-16; save the file as UTF-8")
+        if number == 1 and line.startswith(_COMPRESSED) and (b"\0" in line or not line.isascii()):
+            raise DataError(f"{name}: a compressed file; unpack it first")
         raw = line.removeprefix(_UTF8_MARK) if number == 1 else line
         yield Record(number, start + len(line) - len(raw), raw)
         start += len(line)

@@ -135,8 +135,7 @@ class RowReader:
             )
         renamed = {old: new for old, new in form.renamed.items() if new not in fields}
         fields = [renamed.get(column, column) for column in fields]
-        if twice := sorted(column for column, count in Counter(fields).items() if count > 1):
-            raise DataError(f"{where}: the header names a column twice: {shorten_list(twice)}")
+        require_single_columns(fields, where)
         self.columns = fields
 
     def _read_fields(self, text: str) -> Row:
@@ -155,6 +154,12 @@ class RowReader:
             return next(csv.reader([text], delimiter=self._separator, strict=True), [])
         except csv.Error as error:
             raise RowError(f"not a record of a table ({error})") from error
+
+
+def require_single_columns(names: Iterable[str], where: str) -> None:
+    """Raise a DataError if a table names a column twice: its rows could hold only one of the two."""
+    if twice := sorted(column for column, count in Counter(names).items() if count > 1):
+        raise DataError(f"{where}: the header names a column twice: {shorten_list(twice)}")
 
 
 class FileTable:
@@ -205,7 +210,7 @@ def _read_object(text: str) -> Row:
         raise RowError(f"not JSON ({error.msg} at column {error.colno})") from error
     except RecursionError as error:
         raise RowError("not a row: lists within lists without end") from error
-    except ValueError as error:  # NaN, or a number of thousands of digits
+    except ValueError as error:  # NaN, a key given twice, or a number of thousands of digits
         raise RowError(f"not JSON ({error})") from error
     if not isinstance(row, dict):
         raise RowError(f"{describe_kind(row)} where a row, one JSON object, was expected")
@@ -216,7 +221,16 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> Row:
+    """Build an object; json would silently keep only the last value of a key that is given twice."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {shorten(next(key for key in keys if keys.count(key) > 1))!r} is given twice")
+    return row
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated)
 """Created once: json.loads would create one for every row."""
 
 

@@ -213,6 +213,8 @@ def cut_rows(rows: Rows, split: str) -> Rows:
 def open_file(path: str, form: FileFormat = AS_NAMED) -> Rows:
     """Open the rows of one file."""
     file = Path(path).expanduser()
-    if not file.exists() or file.is_dir():
+    if not file.exists():
         raise DataError(f"{path}: no such file; paths start at the working directory")
+    if file.is_dir():
+        raise DataError(f"{path}: is a folder; name a file in it")
     return join_tables([open_table(file, form)])

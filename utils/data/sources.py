@@ -72,7 +72,7 @@ def load_parquet(file: Path, name: str) -> Dataset:
     except Exception as error:  # pyarrow raises many kinds of errors for damaged files
         if not is_of_library(error) or (isinstance(error, OSError) and error.strerror):
             raise
-        if "corresponds to no data" in str(error):
+        if "corresponds to no data" in str(error) or "BatchSize must be greater" in _root_message(error):
             raise DataError(f"{name}: the file holds no rows") from error
         raise DataError(f"{name}: cannot be read as parquet: {_root_message(error)}") from error
 

@@ -110,10 +110,13 @@ class TextClassifier:
         """Compute each row's probabilities, or its value."""
         import torch
 
+        from utils.generation.decoding import require_finite
+
         rows = [{key: encoded[key][row] for key in encoded if key in self._inputs} for row in batch]
         inputs = self._tokenizer.pad(rows, return_tensors="pt").to(self._model.device)
         with torch.inference_mode():
             logits = self._model(**inputs).logits.float().cpu()
+        require_finite(logits)
         values = logits.softmax(dim=-1) if self._names else logits.reshape(-1, 1)
         probabilities: list[list[float]] = values.tolist()
         return probabilities

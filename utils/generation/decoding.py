@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from utils.config.sections.generation import GenerationSection
+from utils.core.errors import ModelError
 from utils.generation.backend import Generated
 
 
@@ -35,6 +36,24 @@ def build_sampler(section: GenerationSection, rows: Sequence[int], seed: int) ->
 
 def _draw_numbers(seed: int, row: int, number: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng([seed, row]).random(number))
+
+
+def require_finite(logits: torch.Tensor) -> None:
+    """Raise a ModelError if the likeliest logits are not finite: the tokens chosen by them would mean nothing."""
+    if not logits.isfinite().all():
+        raise ModelError(
+            "the model computes logits that are not finite (nan or infinity): float16 can overflow (set model.dtype to "
+            "bfloat16 or float32); otherwise its weights are damaged or its training has diverged"
+        )
+
+
+class RequireFinite(LogitsProcessor):
+    """Checks logits before they are changed; comes first."""
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """See LogitsProcessor; raises a ModelError."""
+        require_finite(scores.amax(dim=-1))
+        return scores
 
 
 class _Temperature(LogitsProcessor):

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from utils.generation.classification import input_names
+from utils.generation.decoding import require_finite
 from utils.modeling.sizes import is_prompt_learning
 
 if TYPE_CHECKING:
@@ -132,8 +133,11 @@ class _Batch:
         output = self._model(
             input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True, **self._last
         )
-        likeliest: list[int] = output.logits[:, -1].argmax(dim=-1).tolist()
-        return likeliest
+        logits = output.logits[:, -1]
+        likeliest = logits.argmax(dim=-1)
+        require_finite(logits.gather(1, likeliest[:, None]))  # argmax takes nan for the maximum
+        tokens: list[int] = likeliest.tolist()
+        return tokens
 
 
 def _find_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:

@@ -17,7 +17,7 @@ from utils.core.errors import DataError, UserError
 from utils.core.json_files import parse_json
 from utils.core.replace_file import replace_file
 from utils.core.texts import RowError
-from utils.data.row_files import FileFormat, Row, RowReader, explain_unreadable, spool
+from utils.data.row_files import FileFormat, Row, RowReader, explain_unreadable, require_single_columns, spool
 from utils.results.workbook import guard_formula
 
 logger = logging.getLogger(__name__)
@@ -117,11 +117,12 @@ def _read_parquet(source: Source) -> Iterator[_Read]:
         raise DataError("standard input cannot be parquet; name the file by --input_file")
     try:
         file = ParquetFile(spool(source.path))
+        require_single_columns(file.schema_arrow.names, source.name)
         batches = file.iter_batches(batch_size=256)
         rows = (row for batch in batches for row in batch.to_pylist())
         for index, row in enumerate(rows):
             yield {"row": index}, row, None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # such as texts that are not UTF-8
         raise DataError(f"{source.name}: cannot be read as parquet: {str(error).splitlines()[0]}") from error
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
+from utils.core.json_files import load_object
 from utils.modeling.head import (
     HeadSpec,
     grow_embeddings,
@@ -112,7 +114,22 @@ def _load(
         )
     if getattr(loaded[0], "_hf_peft_config_loaded", False):
         raise ModelError(f"{section.name_or_path} includes an adapter, which would be overwritten; name its base")
+    _require_end_tokens(section, loaded[0])
     return loaded
+
+
+def _require_end_tokens(section: ModelSection, model: PreTrainedModel) -> None:
+    """Raise a ModelError for a damaged generation_config.json, which transformers would ignore with its end tokens."""
+    file = Path(section.location) / "generation_config.json"
+    if file.is_file():
+        load_object(file, error=ModelError)
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = own if isinstance(own, list) else [own]
+    if not all(each is None or (isinstance(each, int) and each >= 0) for each in listed):
+        raise ModelError(
+            f"{section.name_or_path}: its eos_token_id is {own!r} (generation_config.json or config.json), not a "
+            "token's number or a list of them; correct it, or copy the checkpoint again"
+        )
 
 
 def _model_class(section: ModelSection, config: PreTrainedConfig, head: HeadSpec | None) -> Any:

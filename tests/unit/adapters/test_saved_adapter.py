@@ -148,3 +148,18 @@ def test_an_activated_lora_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "alora_invocation_tokens": "True"}')
     with pytest.raises(ModelError, match="activated LoRA"):
         require_adapter_file(tmp_path, "mine", "lora")
+
+
+def test_weights_stored_as_whole_numbers_are_rejected(attach, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    attached = attach("llama", "lora")
+    attached.plugin.save(attached.model, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if "lora_B" in name)
+    for kind in (torch.int8, torch.bool):
+        save_file({**tensors, name: tensors[name].to(kind)}, file)
+        with pytest.raises(ModelError, match=f"1 tensors such as {name} are stored as whole numbers"):
+            _load(attached, tmp_path)

@@ -160,3 +160,14 @@ def test_a_batch_that_runs_out_of_memory_is_halved(build, draw_rows, caplog):
     with pytest.raises(torch.OutOfMemoryError):
         list(classifier.classify(rows))
     hook.remove()
+
+
+def test_logits_that_are_not_finite_are_refused(build):
+    import torch
+
+    from utils.core.errors import ModelError
+
+    classifier, prepared = build("bert")
+    torch.nn.init.constant_(prepared.model.classifier.bias, float("nan"))
+    with pytest.raises(ModelError, match="not finite"):
+        list(classifier.classify([("w1",)]))

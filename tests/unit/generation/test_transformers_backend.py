@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from utils.config.sections.generation import GenerationSection
-from utils.core.errors import DataError
+from utils.core.errors import DataError, ModelError
 from utils.generation.backend import Generated, generate_batches
 from utils.generation.backends.transformers import Backend
 from utils.generation.batching import find_prompt_limit
@@ -513,3 +513,12 @@ def test_models_with_state_beyond_the_kv_cache_are_not_refilled(build_model: Cal
     assert can_refill(build_model("llama")[0])
     assert can_refill(build_model("llama", LoraConfig(task_type="CAUSAL_LM"))[0])
     assert not can_refill(build_model("llama", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))[0])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_refused(build_model: Callable[..., Any], temperature: float) -> None:
+    model, tokenizer = build_model("llama")
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    generator = Backend(model, tokenizer, GenerationSection(max_new_tokens=2, temperature=temperature))
+    with pytest.raises(ModelError, match="not finite"):
+        answer_all(generator, [[5, 6, 7]])

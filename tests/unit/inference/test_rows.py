@@ -52,6 +52,7 @@ def test_every_kind_is_read(write, name, content, expected):
             "a list where a row, one JSON object, was expected",
         ),
         ("a.jsonl", '{"text": "a"}\n{"x": NaN}\n{"text": "b"}', {"line": 2}, "NaN is not a JSON number"),
+        ("a.jsonl", '{"text": "a"}\n{"x": 1, "x": 2}\n{"text": "b"}', {"line": 2}, "the key 'x' is given twice"),
         ("a.jsonl", '{"text": "a"}\n{"x": 1' + "0" * 5000 + '}\n{"text": "b"}', {"line": 2}, "not JSON ("),
         ("a.jsonl", b'{"text": "a"}\n{"x": "caf\xe9"}\n{"text": "b"}', {"line": 2}, "not UTF-8 text (byte 0xe9 at 11)"),
         ("a.jsonl", b'{"text": "a"}\n{"x": "\x00"}\n{"text": "b"}', {"line": 2}, "holds a NUL byte at 8"),
@@ -105,11 +106,37 @@ def test_parquet(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("columns", "message"),
+    [({"text": [b"\xff"]}, "cannot be read as parquet: 'utf-8'"), ({"text": ["a"], "tex_": ["b"]}, "twice: text")],
+)
+def test_a_parquet_file_with_damaged_texts_or_repeated_columns_is_refused(tmp_path, columns, message):
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    arrays = [pa.array(values, pa.binary()).view(pa.string()) for values in columns.values()]
+    write_table(pa.Table.from_arrays(arrays, names=["text"] * len(arrays)), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=message):
+        _read(tmp_path / "a.parquet")
+
+
+def test_a_parquet_file_without_rows_says_so(tmp_path):
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    from utils.data.sources import load_parquet
+
+    write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="the file holds no rows"):
+        load_parquet(tmp_path / "a.parquet", "a.parquet")
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.json", '{\n "text": "a"\n}', "holds an object; it must hold a list of rows"),
         ("a.json", '[{"text": "a"},\n', r"a\.json:2: not JSON"),
         ("a.csv", "text,id,text\na,1,b\n", "names a column twice: text"),
+        ("a.jsonl", b"\x1f\x8b\x08\x00\n", "a compressed file; unpack it first"),
     ],
 )
 def test_an_unreadable_file_is_refused(write, name, content, message):

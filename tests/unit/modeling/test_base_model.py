@@ -226,3 +226,11 @@ def test_remote_code_is_reported(load, caplog):
         model, _ = load("llama", trust_remote_code=True)
     assert "trust_remote_code has no effect" in caplog.text
     assert resolved_commit(model) is None
+
+
+@pytest.mark.parametrize("content", ['{"eos_token_id": ', "[]", '{"eos_token_id": "x"}', '{"eos_token_id": [1, -2]}'])
+def test_a_damaged_generation_config_is_refused(load, make_checkpoint, content):
+    folder = make_checkpoint("llama")
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(ModelError):
+        load("llama", num_labels=None, folder=folder)

@@ -15,6 +15,7 @@ from utils.generation.backend import Generated
 from utils.generation.batching import Batching, run_halved
 from utils.generation.decoding import (
     AnswerStream,
+    RequireFinite,
     StopTexts,
     SuppressEndTokens,
     build_sampler,
@@ -153,6 +154,7 @@ class Backend:
         choosing = build_sampler(self._section, drawn, self._seed)
         if min_tokens:  # before the sampler, which leaves a single token
             choosing.insert(0, SuppressEndTokens(self._closing_ids, width, min_tokens))
+        choosing.insert(0, RequireFinite())
         with keep_random_state(), ready_to_generate(self._model), torch.no_grad():
             written = self._model.generate(
                 **inputs,
