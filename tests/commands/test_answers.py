@@ -86,6 +86,9 @@ def test_references_from_a_dataset(tmp_path: Path) -> None:
         score(write(tmp_path / "one.jsonl", [{"id": "n0", "prediction": "0"}]), "--set", where, "--id", "id")
     with pytest.raises(LoraNsError, match=r"one.jsonl:1: the set has no row named n5"):
         score(write(tmp_path / "one.jsonl", [{"id": "n5", "prediction": "0"}]), "--set", where, "--id", "id")
+    same = write(tmp_path / "same.jsonl", [problems[0], problems[0]])
+    with pytest.raises(LoraNsError, match="--id: 2 rows of math have 1 names; leave it out"):
+        score(file, "--set", f"{{name: math, path: {same}}}", "--id", "id")
     sums = "{name: gsm8k, path: examples/quickstart/arithmetic}"
     with pytest.raises(LoraNsError, match="--id: rows of gsm8k have no names"):
         score(file, "--set", sums, "--id", "id")

@@ -76,6 +76,9 @@ def _read_set(arguments: argparse.Namespace) -> tuple[dict[str, AnsweredRow], tu
     ids = found.ids if arguments.id else found.places
     if arguments.id and not (ids and all(ids)):
         raise UserError(f"--id: rows of {section.name} have no names; leave it out, the rows in the set's order")
+    if arguments.id and len(set(ids)) < len(ids):
+        counted = f"{len(ids)} rows of {section.name} have {len(set(ids))} names"
+        raise UserError(f"--id: {counted}; leave it out, the rows in the set's order")
     rows = zip(ids, found.places, found.examples, strict=True)
     known = {each: AnsweredRow(place, (), (example.reference,), dict(example.groups)) for each, place, example in rows}
     return known, spec.metrics

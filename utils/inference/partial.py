@@ -17,7 +17,7 @@ from typing import IO, Any
 from utils.core.errors import UserError
 from utils.core.json_files import NotJsonError, is_json, parse_json
 from utils.core.locks import try_lock
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_file, utc_timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class PartialFile:
     def _set_aside(self, before: Any, identity: Mapping[str, Any] | None) -> None:
         changed = [key for key in identity or {} if before and before.get(key) != (identity or {})[key]]
         whose = f"of another {' and another '.join(changed)}" if changed else "perhaps of something else"
-        old = self.path.with_name(self.path.name.removesuffix(".jsonl") + ".old.jsonl")
+        old = self.path.with_name(f"{self.path.name.removesuffix('.jsonl')}.old_{utc_timestamp()}.jsonl")
         with replace_file(old) as beside, beside.open("wb") as kept, self.path.open("rb") as file:
             shutil.copyfileobj(file, kept)
         logger.warning(

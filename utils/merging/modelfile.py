@@ -94,8 +94,8 @@ def write_modelfile(file: str, config: RunConfig, tokenizer: PreTrainedTokenizer
 
 
 def _read_prompt(config: RunConfig) -> str:
-    """Return the run's own prompt if it has one column, else the bare request."""
-    written = getattr(config.dataset, "prompt_template", None)
+    """Return the run's own prompt, or its dataset's, if it has one column, else the bare request."""
+    written = getattr(config.dataset, "prompt_template", None) or getattr(config.dataset, "OWN_PROMPT", None)
     template = PromptTemplate.parse(written if isinstance(written, str) else "{prompt}")
     if len(template.columns) != 1:
         return "{{ .Prompt }}"

@@ -262,7 +262,7 @@ def test_the_modelfile_has_the_chat_template(template, format_, stop, text_token
     assert written.startswith("FROM ./it.gguf\n")
     assert "PARAMETER temperature 0\n" in written
     if template is None:
-        assert "{{ .Prompt }}" in written
+        assert 'TEMPLATE """Question: {{ .Prompt }}\nAnswer:"""' in written, "the dataset's own prompt"
         return
     assert find_format(tokenizer) == (format_ and (format_, None))
     assert ("# The chat template is not one that is known here" in written) == (format_ is None)
