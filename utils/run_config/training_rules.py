@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.tasks.task import Task
 
+_REPOSITORY = re.compile(r"(?!.*(--|\.\.|\.git$))(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
+"""A repository's name, as huggingface_hub validates it."""
+
 
 def check_training(config: RunConfig, task: type[Task], document: Document) -> Iterator[Problem]:
     """Check the resolved training arguments together with the rest of the run."""
@@ -113,7 +116,7 @@ def _check_hub(config: RunConfig, document: Document) -> Iterator[Problem]:
         )
         yield document.problem("training.hub_strategy", message)
     name = arguments.get("hub_model_id") or Path(config.training.output_dir).resolve().name
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
+    if not _REPOSITORY.fullmatch(str(name)):
         message = f"{name!r} is not a valid repository name; set name, or owner/name"
         yield document.problem("training.hub_model_id", message)
 

@@ -43,6 +43,37 @@ def test_supported_multi_process_settings_pass() -> None:
     assert problems_of(WRITER, ZERO3, "evaluation.at_end=false", "evaluation.steps=null") == ""
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "me/a",
+        "a_b.c-d",
+        "me/" + "x" * 96,
+        "a.gitx",
+        "a--b",
+        "a..b",
+        "-a",
+        "a.",
+        "a.git",
+        "x" * 97,
+        "a/b/c",
+        "caf\u00e9",
+    ],
+)
+def test_a_repository_is_named_as_the_hub_allows(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    said = problems_of(CLASSIFIER, "training.push_to_hub=true", f"training.hub_model_id={name}")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        assert f"training.hub_model_id: '{name}' is not a valid repository name" in said
+    else:
+        assert said == ""
+
+
 def test_accelerates_fsdp_is_detected_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert "qst not with FSDP" in problems_of(CLASSIFIER, "peft.method=qst")
