@@ -11,7 +11,7 @@ from tests.commands.in_process import exit_code
 WORDS = ["w3", "good", "bad"]
 
 
-def _answer_plainly(base, adapter, word):
+def _answer_by_peft_alone(base, adapter, word):
     """Generate three tokens with plain transformers and peft."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -46,7 +46,7 @@ def test_one_token_texts_of_a_language_model(make_config, make_set, tiny_base, t
     assert [each["answer"] for each in probes] == WORDS * 4, "training rows in place of missing validation rows"
     (run / "probe_rows.jsonl").unlink()
     assert exit_code("merge_adapter", "--run", run, "--output", merged) == 0, "a built-in text is one token here"
-    expected = [_answer_plainly(base, run / "final_model", word) for word in WORDS]
+    expected = [_answer_by_peft_alone(base, run / "final_model", word) for word in WORDS]
     for folder in (run, merged):
         capsys.readouterr()
         assert exit_code("inference", "--run", folder, "--input_file", asked) == 0

@@ -96,7 +96,7 @@ def _call(command: str, *words: str) -> int:
         return int(ended.code or 0)
 
 
-def _require_silence(capfd: pytest.CaptureFixture[str], folder: Path, words: tuple[str, ...]) -> None:
+def _require_no_secret(capfd: pytest.CaptureFixture[str], folder: Path, words: tuple[str, ...]) -> None:
     said = "".join(capfd.readouterr())
     shown = [secret for secret in (WORD, KEYED, "Wq8", TOKEN) if secret in said]
     assert not shown, f"{words}: {said}"
@@ -116,7 +116,7 @@ def test_a_secret_in_any_key_is_not_repeated(template: str, tmp_path: Path, capf
         value = (ADDRESS, f"[a, '{ADDRESS}']", f"{{'{ADDRESS}': {TOKEN}}}", f"'{ADDRESS}", f"{ADDRESS}/y z")[number % 5]
         words = (*base, f"{leaf}={value}")
         assert _call("train", *words) == 2, words
-        _require_silence(capfd, tmp_path, words)
+        _require_no_secret(capfd, tmp_path, words)
         given = tmp_path / "given.yaml"
         *path, last = leaf.split(".")
         tree: dict[str, Any] = {last: ADDRESS if number % 2 else {"x": [ADDRESS, TOKEN]}}
@@ -124,7 +124,7 @@ def test_a_secret_in_any_key_is_not_repeated(template: str, tmp_path: Path, capf
             tree = {name: tree}
         given.write_text(yaml.safe_dump({"extends": base[1], **tree}))
         assert _call("validate_config", str(given), "--json") == 1, tree
-        _require_silence(capfd, tmp_path, (str(tree),))
+        _require_no_secret(capfd, tmp_path, (str(tree),))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +157,6 @@ def test_a_secret_in_any_argument_is_not_repeated(words, tmp_path: Path, capfd, 
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert _call(*words) in (1, 2)
-    _require_silence(capfd, tmp_path, words)
+    _require_no_secret(capfd, tmp_path, words)
     assert _call(*words, "--json") in (1, 2)
-    _require_silence(capfd, tmp_path, words)
+    _require_no_secret(capfd, tmp_path, words)

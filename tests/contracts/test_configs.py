@@ -140,10 +140,10 @@ def test_a_template_shows_the_defaults(template: str) -> None:
     for name in ("model", "peft", "dataset", "results", "sft", "dpo", "kto", "grpo", "generation", "evaluation"):
         section = config.section_named(name)
         for key, field in type(section).model_fields.items() if section is not None else ():
-            if key in written.get(name, {}) and key not in chosen and not _says_default(text, key):
+            if key in written.get(name, {}) and key not in chosen and not _states_default(text, key):
                 default = field.get_default(call_default_factory=True)
                 assert getattr(section, key) == default, f"{name}.{key}"
 
 
-def _says_default(text: str, key: str) -> bool:
+def _states_default(text: str, key: str) -> bool:
     return bool(re.search(rf"^  {key}: .*\(default: ", text, re.MULTILINE))

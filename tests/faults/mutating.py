@@ -34,11 +34,11 @@ def mutate(file: Path, draw: random.Random) -> str:
     """Corrupt a file in place and return a description of the change."""
     by_values = _BY_SUFFIX.get(file.suffix)
     if by_values is None or draw.random() < 0.35:
-        return _spoil_bytes(file, draw)
+        return _corrupt_bytes(file, draw)
     return by_values(file, draw)
 
 
-def _spoil_bytes(file: Path, draw: random.Random) -> str:
+def _corrupt_bytes(file: Path, draw: random.Random) -> str:
     content = file.read_bytes()
     at = draw.randrange(len(content) or 1)
     spoilt = {
@@ -68,7 +68,7 @@ def _spoil_bytes(file: Path, draw: random.Random) -> str:
     return how
 
 
-def _spoil_tree(tree: Any, draw: random.Random) -> tuple[Any, str]:
+def _corrupt_tree(tree: Any, draw: random.Random) -> tuple[Any, str]:
     """Change one random value in nested mappings and lists."""
     path: list[Any] = []
     node = tree
@@ -99,28 +99,28 @@ def _to_json(tree: Any) -> str:
     return re.sub("|".join(f'"{each}"' for each in _TOKENS), lambda found: _TOKENS[found[0].strip('"')], text)
 
 
-def _spoil_json(file: Path, draw: random.Random) -> str:
-    tree, how = _spoil_tree(json.loads(file.read_text("utf-8")), draw)
+def _corrupt_json(file: Path, draw: random.Random) -> str:
+    tree, how = _corrupt_tree(json.loads(file.read_text("utf-8")), draw)
     file.write_text(_to_json(tree), "utf-8")
     return how
 
 
-def _spoil_yaml(file: Path, draw: random.Random) -> str:
-    tree, how = _spoil_tree(yaml.safe_load(file.read_text("utf-8")), draw)
+def _corrupt_yaml(file: Path, draw: random.Random) -> str:
+    tree, how = _corrupt_tree(yaml.safe_load(file.read_text("utf-8")), draw)
     file.write_text(_to_json(tree), "utf-8")  # JSON is YAML too
     return how
 
 
-def _spoil_lines(file: Path, draw: random.Random) -> str:
+def _corrupt_lines(file: Path, draw: random.Random) -> str:
     lines = file.read_text("utf-8").splitlines()
     at = draw.randrange(len(lines)) if draw.random() < 0.5 else 0
-    tree, how = _spoil_tree(json.loads(lines[at]), draw)
+    tree, how = _corrupt_tree(json.loads(lines[at]), draw)
     lines[at] = _to_json(tree)
     file.write_text("\n".join(lines) + "\n", "utf-8")
     return f"line {at + 1}: {how}"
 
 
-def _spoil_table(file: Path, draw: random.Random) -> str:
+def _corrupt_table(file: Path, draw: random.Random) -> str:
     lines = file.read_text("utf-8").splitlines()
     separator = "\t" if file.suffix == ".tsv" else ","
     at = draw.choice([0, 0, draw.randrange(len(lines))])
@@ -140,7 +140,7 @@ def _spoil_table(file: Path, draw: random.Random) -> str:
     return f"line {at + 1}: {how} {cell}: {cells[cell][:20] if cell < len(cells) else ''!r}"
 
 
-def _spoil_safetensors(file: Path, draw: random.Random) -> str:
+def _corrupt_safetensors(file: Path, draw: random.Random) -> str:
     content = file.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header, body = json.loads(content[8 : 8 + length]), content[8 + length :]
@@ -157,14 +157,14 @@ def _spoil_safetensors(file: Path, draw: random.Random) -> str:
     elif how == "transposed":
         header[name]["shape"] = header[name]["shape"][::-1]
     else:
-        header, said = _spoil_tree(header, draw)
+        header, said = _corrupt_tree(header, draw)
         how = f"header: {said}"
     written = _to_json(header).encode("utf-8", "replace")
     file.write_bytes(struct.pack("<Q", len(written)) + written + body)
     return f"{how} {name}"
 
 
-def _spoil_torch(file: Path, draw: random.Random) -> str:
+def _corrupt_torch(file: Path, draw: random.Random) -> str:
     import torch
 
     if draw.random() < 0.3:
@@ -174,14 +174,14 @@ def _spoil_torch(file: Path, draw: random.Random) -> str:
     if draw.random() < 0.2:
         file.write_bytes(pickle.dumps(_Hostile()))
         return "a pickle that runs code"
-    tree, how = _spoil_tree(torch.load(file, weights_only=False), draw)
+    tree, how = _corrupt_tree(torch.load(file, weights_only=False), draw)
     written = io.BytesIO()
     torch.save(tree, written)
     file.write_bytes(written.getvalue())
     return how
 
 
-def _spoil_parquet(file: Path, draw: random.Random) -> str:
+def _corrupt_parquet(file: Path, draw: random.Random) -> str:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -209,6 +209,7 @@ def _spoil_parquet(file: Path, draw: random.Random) -> str:
 
 
 _BY_SUFFIX: dict[str, Callable[[Path, random.Random], str]] = {
-    ".json": _spoil_json, ".jsonl": _spoil_lines, ".yaml": _spoil_yaml, ".csv": _spoil_table, ".tsv": _spoil_table,
-    ".safetensors": _spoil_safetensors, ".pt": _spoil_torch, ".pth": _spoil_torch, ".parquet": _spoil_parquet,
+    ".json": _corrupt_json, ".jsonl": _corrupt_lines, ".yaml": _corrupt_yaml, ".csv": _corrupt_table,
+    ".tsv": _corrupt_table, ".safetensors": _corrupt_safetensors, ".pt": _corrupt_torch, ".pth": _corrupt_torch,
+    ".parquet": _corrupt_parquet,
 }  # fmt: skip

@@ -49,7 +49,7 @@ def _finish(folder: Path, *words: str) -> str:
     return said
 
 
-def _kill_behind(folder: Path, file: Path, num_answers: int, *words: str, of: int = 12) -> None:
+def _kill_after_lines(folder: Path, file: Path, num_answers: int, *words: str, of: int = 12) -> None:
     """Kill a run as soon as a file of answers has the given number of lines."""
     process = _start(folder, *words)
     deadline = time.monotonic() + 200
@@ -83,8 +83,8 @@ def _read(folder: Path) -> dict[str, Any]:
 def test_a_run_killed_in_an_evaluation_has_the_same_history(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     _finish(whole)
-    _kill_behind(killed, killed / "eval_step_0" / "base_unseen_predictions.jsonl", 3)
-    _kill_behind(killed, killed / "eval_step_2" / "base_test_predictions.jsonl", 4, "--resume")
+    _kill_after_lines(killed, killed / "eval_step_0" / "base_unseen_predictions.jsonl", 3)
+    _kill_after_lines(killed, killed / "eval_step_2" / "base_test_predictions.jsonl", 4, "--resume")
     names = {path.name for path in killed.glob("checkpoint-*")}
     assert names == {"checkpoint-0", "checkpoint-2"}
     history = json.loads((killed / "eval_history.json").read_text())
@@ -111,7 +111,7 @@ def test_a_run_on_real_rows_killed_in_an_evaluation_has_the_same_history(tmp_pat
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     _finish(whole, *REAL_ROWS)
     answers = killed / "eval_step_4" / "TinyStories-656K_truthfulqa_predictions.jsonl"
-    _kill_behind(killed, answers, 9, *REAL_ROWS, of=60)
+    _kill_after_lines(killed, answers, 9, *REAL_ROWS, of=60)
     assert "answers of an earlier call" in _finish(killed, *REAL_ROWS, "--resume")
     expected, found = _read(whole), _read(killed)
     history = expected["history"]

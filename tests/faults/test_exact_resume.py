@@ -31,7 +31,7 @@ METHODS = {"lora": LORA, "qst": {"method": "qst"}, "full": {"method": "none"}}
 NOT_NUMBERS = ("runtime", "per_second", "flos")
 
 
-class _Ask(TrainerCallback):
+class _SendSignal(TrainerCallback):
     """Callback that sends this process a real signal within a step."""
 
     def __init__(self, step: int) -> None:
@@ -42,7 +42,7 @@ class _Ask(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-class _AskInEvaluation(TrainerCallback):
+class _SendSignalInEvaluation(TrainerCallback):
     """Callback that sends the signal within the evaluation of a step."""
 
     def __init__(self, step: int) -> None:
@@ -113,7 +113,7 @@ def test_a_resumed_classifier_is_exact(method, step, prepare_run, make_config, t
         settings = {**SEQ_CLS, "training__output_dir": str(run), "peft": METHODS[method]}
         return make_config("llama" if method == "qst" else "bert", **settings)
 
-    compare(prepare_run, tmp_path, _Ask(step), step, configure)
+    compare(prepare_run, tmp_path, _SendSignal(step), step, configure)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_resumed_language_model_is_exact(method, step, prepare_run, make_sft, 
     def configure(run: Path) -> Any:
         return make_sft(**{**SFT, "training__output_dir": str(run), "peft": METHODS[method]})
 
-    compare(prepare_run, tmp_path, _Ask(step), step, configure)
+    compare(prepare_run, tmp_path, _SendSignal(step), step, configure)
 
 
 PAIRS = {
@@ -151,7 +151,7 @@ def test_resumed_preference_tuning_and_grpo_are_exact(task, prepare_run, make_sf
     def configure(run: Path) -> Any:
         return make_sft(**{**SFT, "training__output_dir": str(run), **OTHER_TASKS[task]})
 
-    compare(prepare_run, tmp_path, _Ask(5), 5, configure)
+    compare(prepare_run, tmp_path, _SendSignal(5), 5, configure)
 
 
 @pytest.mark.parametrize("step", [5, 10])
@@ -162,7 +162,7 @@ def test_an_interrupted_evaluation_is_repeated(step, prepare_run, make_config, t
         settings = {**SEQ_CLS, "training__output_dir": str(run), "peft": LORA, "training__save_strategy": "epoch"}
         return make_config("bert", **settings, training__load_best_model_at_end=True)
 
-    compare(prepare_run, tmp_path, _AskInEvaluation(step), step, configure)
+    compare(prepare_run, tmp_path, _SendSignalInEvaluation(step), step, configure)
 
 
 @pytest.mark.parametrize("step", [5, 10])

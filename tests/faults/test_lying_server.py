@@ -77,7 +77,7 @@ def answer(**changes: Any) -> dict[str, Any]:
     return {"choices": [choice], "usage": {"completion_tokens": 1, "prompt_tokens": 1}}
 
 
-def drip(handler: Handler) -> None:
+def send_slowly(handler: Handler) -> None:
     """Send a byte now and then, always before a timeout."""
     handler.reply(b"", length=10**6)
     while not handler.wfile.closed:
@@ -131,7 +131,7 @@ ANYWHERE: dict[str, Any] = {
     "redirect": (302, b""),
     "gzip of nothing": lambda handler: handler.reply(b"junk!", Content_Encoding="gzip"),
     "a bomb": lambda handler: handler.reply(gzip.compress(b"[" * 10**8, 1), Content_Encoding="gzip"),
-    "no HTTP": no_http, "a bad chunk": bad_chunk, "closed": close, "cut off": cut, "a byte now and then": drip,
+    "no HTTP": no_http, "a bad chunk": bad_chunk, "closed": close, "cut off": cut, "a byte now and then": send_slowly,
     "silence": lambda _: time.sleep(0.6), "refused in a list": (400, [1]), "refused deep": (400, DEEP),
     "refused by a number": (400, {"error": {"message": 5}}), "refused by null": (400, {"error": None}),
     "refused in red": (400, ESCAPE.encode()), "busy for ever": (503, b""),
@@ -192,7 +192,7 @@ CASES = [(kind, name) for kind, cases in KINDS.items() for name in cases]
 
 
 @pytest.fixture(scope="module")
-def liar() -> Iterator[Liar]:
+def lying_server() -> Iterator[Liar]:
     server = Liar(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
@@ -201,7 +201,7 @@ def liar() -> Iterator[Liar]:
 
 
 @pytest.fixture
-def ask(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def ask(lying_server: Liar, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Return a function that runs one text against the server's given listing and answer."""
     monkeypatch.setattr(connection, "_WAITS", (0.0, 0.0))
     monkeypatch.setattr(connection, "_TIMEOUTS", (1.0, 0.3))
@@ -209,8 +209,13 @@ def ask(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setattr(connection, "_LARGEST", 2**20)
 
     def ask(listed: Any, answered: Any, *words: str, begins_well: bool = False) -> str:
-        liar.listing, liar.answer, liar.begins_well, liar.num_asked = listed, answered, begins_well, 0
-        url = f"http://127.0.0.1:{liar.server_port}/v1"
+        lying_server.listing, lying_server.answer, lying_server.begins_well, lying_server.num_asked = (
+            listed,
+            answered,
+            begins_well,
+            0,
+        )
+        url = f"http://127.0.0.1:{lying_server.server_port}/v1"
         given = ("--model", BASE, "--input_text", "dog", "--max_new_tokens", "4", "--server", url, *words)
         return str(command("inference", *given)["answers"][0]["answer"])
 

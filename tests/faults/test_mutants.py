@@ -185,7 +185,7 @@ class Workshop:
         found = {each for pattern in case.files for each in self._work.glob(pattern)}
         file = draw.choice(sorted(each for each in found if each.is_file() and each.suffix not in UNREAD))
         how = mutate(file, draw)
-        _list_again(file)
+        _update_listed_size(file)
         code, said = self.call(case.script, case.words, self._work)
         if not (wrong := judge(code, said)):
             return None
@@ -200,7 +200,7 @@ def judge(code: int, said: str) -> list[str]:
     return wrong
 
 
-def _list_again(file: Path) -> None:
+def _update_listed_size(file: Path) -> None:
     """Update the file's size in the checkpoint's list, as whoever corrupts it on purpose would."""
     listed = file.parent / "complete.json"
     if not listed.is_file() or file.name == listed.name or not file.is_file():

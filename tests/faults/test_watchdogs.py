@@ -71,7 +71,7 @@ def test_an_excessive_learning_rate(prepare_run):
     finite_checkpoints(run)
 
 
-class _Spoil(TrainerCallback):
+class _MakeGradientInfinite(TrainerCallback):
     """Callback that makes a gradient infinite, as an overflow in the backward pass does."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -81,7 +81,7 @@ class _Spoil(TrainerCallback):
 
 def test_a_non_finite_gradient(prepare_run):
     run = prepare_run("bert", **EVERY_STEP)
-    run.trainer.add_callback(_Spoil())
+    run.trainer.add_callback(_MakeGradientInfinite())
     with pytest.raises(NotFiniteError, match=r"step 3: the gradient's norm is .*the weights themselves are finite"):
         run.trainer.train()
     assert finite_checkpoints(run) == ["checkpoint-1", "checkpoint-2"]

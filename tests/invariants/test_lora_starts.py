@@ -21,7 +21,7 @@ STEPS = {"training__max_steps": 2, "training__eval_strategy": "no", "training__s
 """Two steps: with B at zero, A gets its first gradient in the second."""
 
 
-def _read_all_in_one_new_process(kind, base, folders):
+def _reload_in_a_new_process(kind, base, folders):
     subprocess.run([sys.executable, str(READER), kind, str(base), *map(str, folders)], check=True, timeout=300)
 
 
@@ -61,7 +61,7 @@ def test_a_classifier_with_each_init_in_a_new_process(prepare_run, tmp_path):
     plain = prepare_run("llama", peft={"method": "none"}, **STEPS)
     plain.model.save_pretrained(base)  # with the head that the seed drew; adapters bring the trained one
     plain.tokenizer.save_pretrained(base)
-    _read_all_in_one_new_process("SEQ_CLS", base, expected)
+    _reload_in_a_new_process("SEQ_CLS", base, expected)
     _compare(expected)
 
 
@@ -72,7 +72,7 @@ def test_a_language_model_with_each_init_in_a_new_process(prepare_run, make_sft,
         folder = tmp_path / f"adapter_{init}"
         config = make_sft(peft={**PEFT, "init_lora_weights": init}, **STEPS)
         expected[folder] = _train_and_save(prepare_run(config=config), folder)
-    _read_all_in_one_new_process("CAUSAL_LM", config.model.location, expected)
+    _reload_in_a_new_process("CAUSAL_LM", config.model.location, expected)
     _compare(expected)
 
 

@@ -74,7 +74,7 @@ def ask_language_model(model, tokenizer):
         return torch.cat([model.eval()(input_ids=each).logits[0] for each in ids])
 
 
-def read_plainly(folder, classifier):
+def read_by_library(folder, classifier):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     auto = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
@@ -92,7 +92,7 @@ def test_a_classifier_is_merged(name, make_config, train_run, tmp_path):
     run = train_run(make_config(family, **overrides))
     expected = ask_classifier(run.trainer.model, run.tokenizer)
     report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
-    model, tokenizer = read_plainly(tmp_path / "merged", classifier=True)
+    model, tokenizer = read_by_library(tmp_path / "merged", classifier=True)
     assert type(model).__name__.endswith("ForSequenceClassification")
     require_equal(expected, ask_classifier(model, tokenizer))
     assert report["probe"]["update_kept"] == pytest.approx(1, abs=1e-2)
@@ -116,7 +116,7 @@ def test_three_classes_and_regression(family, labels, kind, make_config, make_se
     run = train_run(make_config(family, data, dataset__num_labels=labels))
     expected = ask_classifier(run.trainer.model, run.tokenizer)
     report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
-    model, tokenizer = read_plainly(tmp_path / "merged", classifier=True)
+    model, tokenizer = read_by_library(tmp_path / "merged", classifier=True)
     found = ask_classifier(model, tokenizer)
     assert found.shape == (len(TEXTS), labels)
     require_equal(expected, found)
@@ -143,7 +143,7 @@ def test_a_language_model_is_merged(name, make_sft, train_run, tmp_path):
     run = train_run(make_sft(**LANGUAGE[name]))
     expected = ask_language_model(run.trainer.model, run.tokenizer)
     report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
-    model, tokenizer = read_plainly(tmp_path / "merged", classifier=False)
+    model, tokenizer = read_by_library(tmp_path / "merged", classifier=False)
     require_equal(expected, ask_language_model(model, tokenizer))
     assert report["tied_embeddings"] is True
     assert model.lm_head.weight is model.get_input_embeddings().weight
@@ -156,7 +156,7 @@ def test_untied_embeddings_are_both_written(name, make_sft, train_run, tmp_path)
     run = train_run(make_sft(**UNTIED[name]))
     expected = ask_language_model(run.trainer.model, run.tokenizer)
     report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
-    model, tokenizer = read_plainly(tmp_path / "merged", classifier=False)
+    model, tokenizer = read_by_library(tmp_path / "merged", classifier=False)
     require_equal(expected, ask_language_model(model, tokenizer))
     assert report["tied_embeddings"] is False
     assert model.config.tie_word_embeddings is False
@@ -177,7 +177,7 @@ def test_added_tokens_on_an_untied_base(make_sft, train_run, tiny_base, tmp_path
     run = train_run(make_sft(model__name_or_path=str(tmp_path / "untied"), model__extra_special_tokens=NEW))
     expected = ask_language_model(run.trainer.model, run.tokenizer)
     report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
-    merged, tokenizer = read_plainly(tmp_path / "merged", classifier=False)
+    merged, tokenizer = read_by_library(tmp_path / "merged", classifier=False)
     assert len(tokenizer(NEW[0], add_special_tokens=False)["input_ids"]) == 1
     require_equal(expected, ask_language_model(merged, tokenizer))
     assert report["tied_embeddings"] is None
@@ -189,7 +189,7 @@ def test_single_tokens_are_merged(make_sft, train_run, tmp_path):
     run = train_run(make_sft(peft=peft, model__extra_special_tokens=NEW, training__learning_rate=0.1))
     expected = ask_language_model(run.trainer.model, run.tokenizer)
     merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
-    model, tokenizer = read_plainly(tmp_path / "merged", classifier=False)
+    model, tokenizer = read_by_library(tmp_path / "merged", classifier=False)
     require_equal(expected, ask_language_model(model, tokenizer))
 
 
@@ -207,7 +207,7 @@ def test_a_quantized_base_is_merged_unquantized(task, bits, make_config, make_sf
     make = (lambda **more: make_config("llama", **ALL, **more)) if classifier else make_sft
     run = train_run(make(model__quantization=bits, model__dtype="float32"))
     report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions(dtype="float32"))
-    merged, tokenizer = read_plainly(tmp_path / "merged", classifier)
+    merged, tokenizer = read_by_library(tmp_path / "merged", classifier)
     ask = ask_classifier if classifier else ask_language_model
     kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     base = kind.from_pretrained(name, dtype=torch.float32)
@@ -246,7 +246,7 @@ def drop_update(model):
     return model.unload()
 
 
-def spoil_weights(model):
+def corrupt_weights(model):
     import torch
 
     merged = model.merge_and_unload()
@@ -256,7 +256,7 @@ def spoil_weights(model):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("corruption", [drop_update, spoil_weights])
+@pytest.mark.parametrize("corruption", [drop_update, corrupt_weights])
 def test_a_broken_merge_is_detected(corruption, dtype, make_sft, train_run, tmp_path, monkeypatch):
     run = train_run(make_sft())
     monkeypatch.setattr("utils.adapters.lora.merge", corruption)

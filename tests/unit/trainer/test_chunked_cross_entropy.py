@@ -76,7 +76,7 @@ def _batch():
     return ids, labels
 
 
-def _whole_logits_loss(model, ids, labels, smoothing=0.0, by_probability=False):
+def _full_logits_loss(model, ids, labels, smoothing=0.0, by_probability=False):
     logits = model(input_ids=ids).logits[:, :-1].double()
     kept = labels[:, 1:] != -100
     log_probs = logits.log_softmax(-1)[kept]
@@ -96,7 +96,7 @@ def test_loss_and_gradients_equal_those_of_full_logits(kind, options, monkeypatc
     install_trained_head(model, **options)
     ids, labels = _batch()
     output = model(input_ids=ids, labels=labels, trained_positions=True)
-    loss, count, right = _whole_logits_loss(
+    loss, count, right = _full_logits_loss(
         expected, ids, labels, options.get("label_smoothing", 0.0), options.get("weigh_by_probability", False)
     )
     assert torch.isclose(output.loss.double(), loss, rtol=1e-5)
@@ -119,7 +119,7 @@ def test_evaluation_uses_plain_cross_entropy_for_any_training_loss(options):
     install_trained_head(model, **options)
     ids, labels = _batch()
     output = model.eval()(input_ids=ids, labels=labels, trained_positions=True)
-    assert torch.isclose(output.loss.double(), _whole_logits_loss(expected, ids, labels)[0], rtol=1e-5)
+    assert torch.isclose(output.loss.double(), _full_logits_loss(expected, ids, labels)[0], rtol=1e-5)
 
 
 def test_an_unknown_output_layer_falls_back_to_full_logits(caplog):
@@ -136,7 +136,7 @@ def test_an_unknown_output_layer_falls_back_to_full_logits(caplog):
     assert "computes logits from hidden states in its own way" in caplog.text
     ids, labels = _batch()
     output = model(input_ids=ids, labels=labels, trained_positions=True)
-    assert torch.isclose(output.loss.double(), _whole_logits_loss(expected, ids, labels)[0], rtol=1e-5)
+    assert torch.isclose(output.loss.double(), _full_logits_loss(expected, ids, labels)[0], rtol=1e-5)
 
 
 def test_switched_off_the_model_is_unchanged():
@@ -191,7 +191,7 @@ def test_bfloat16_error_is_within_its_precision(autocast):
     ids, labels = _batch()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         output = model(input_ids=ids, labels=labels, trained_positions=True)
-        loss, _, _ = _whole_logits_loss(model, ids, labels)
+        loss, _, _ = _full_logits_loss(model, ids, labels)
     assert output.loss.dtype == torch.float32
     assert torch.isclose(output.loss.double(), loss, rtol=2e-2)
 
