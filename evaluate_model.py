@@ -54,7 +54,11 @@ def main(arguments: argparse.Namespace) -> Answer:
         folder = root if root is None or len(names) == 1 else str(Path(root, stem_of(name)))
         return _score(arguments, name if holds_run(name) else None, folder, adapter=name)
 
-    return score(names[0]) if len(names) == 1 else score_adapters(names, score, Path(root or "outputs", TABLE))
+    return (
+        score(names[0])
+        if len(names) == 1
+        else score_adapters(names, score, Path(root or "outputs", TABLE).expanduser())
+    )
 
 
 def _score(

@@ -101,7 +101,7 @@ def test_an_adapter_generates_on_its_own_or_a_named_base(adapters: Path, tmp_pat
 
 
 def test_folders_without_adapter_or_with_another_base_are_refused(
-    adapters: Path, tmp_path: Path, tiny_base: Callable[..., Path]
+    adapters: Path, tmp_path: Path, tiny_base: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: dict[str, Any] = json.loads((adapters / "one/adapter_config.json").read_text())
     odd = tmp_path / "odd"
@@ -123,6 +123,10 @@ def test_folders_without_adapter_or_with_another_base_are_refused(
     assert find_adapters([f"{tmp_path}/run[1]", f"{tmp_path}/*"])[0] == f"{tmp_path}/run[1]"
     with pytest.raises(UserError, match=r"notes\.txt: no such folder"):
         find_adapters([f"{tmp_path}/run[1]", f"{tmp_path}/notes.txt"])
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "empty").mkdir()
+    command("evaluate_model", "--adapter", odd, tmp_path / "empty", "--set", SET, "--output_dir", "~/scores")
+    assert (tmp_path / "home/scores/adapters.csv").is_file()
     with pytest.raises(UserError, match="needs a --set"):
         command("evaluate_model", "--adapter", adapters / "one")
 

@@ -49,7 +49,7 @@ class DatasetTable:
             self._first = index - index % _BATCH
             with explain_library(self._explain_damage):
                 self._block = self._dataset[self._first : self._first + _BATCH]
-        return {column: _drop_nulls(values[index - self._first]) for column, values in self._block.items()}
+        return {column: drop_nulls(values[index - self._first]) for column, values in self._block.items()}
 
     def _explain_damage(self, line: str) -> DataError:
         return DataError(
@@ -189,11 +189,11 @@ def name_split(path: str, split: str) -> str:
         raise DataError(f"{path}: {error}") from error
 
 
-def _drop_nulls(value: Any) -> Any:
+def drop_nulls(value: Any) -> Any:
     """Drop nulls that Arrow adds: every object in a column gets the keys of all others, with null values."""
     if isinstance(value, dict):
-        return {key: _drop_nulls(each) for key, each in value.items() if each is not None}
-    return [_drop_nulls(each) for each in value] if isinstance(value, list) else value
+        return {key: drop_nulls(each) for key, each in value.items() if each is not None}
+    return [drop_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def join_tables(tables: Sequence[Table], commit: str | None = None) -> Rows:

@@ -18,6 +18,7 @@ from utils.core.json_files import parse_json
 from utils.core.replace_file import replace_file
 from utils.core.texts import RowError
 from utils.data.row_files import FileFormat, Row, RowReader, explain_unreadable, require_single_columns, spool
+from utils.data.rows import drop_nulls
 from utils.results.workbook import guard_formula
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def _read_parquet(source: Source) -> Iterator[_Read]:
         batches = file.iter_batches(batch_size=256)
         rows = (row for batch in batches for row in batch.to_pylist())
         for index, row in enumerate(rows):
-            yield {"row": index}, row, None
+            yield {"row": index}, {column: drop_nulls(value) for column, value in row.items()}, None
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # such as texts that are not UTF-8
         raise DataError(f"{source.name}: cannot be read as parquet: {str(error).splitlines()[0]}") from error
 

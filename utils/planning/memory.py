@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.modeling.sizes import ParameterCounts
 
-_STATES = {"sgd": 0, "adafactor": 0, "rmsprop": 1, "lion": 1, "adagrad": 1, "muon": 1}
+_STATES = {"sgd": 0, "adafactor": 0, "rmsprop": 1, "lion": 1, "adagrad": 1, "muon": 1, "ademamix": 3}
 """Numbers that the optimizer keeps per trained one, by the start of its name; two for Adam and its variants."""
 _BLOCK = 64  # elements of a 4-bit weight per scale; with double_quant scales have 8 bits, in blocks of 256
 
@@ -106,13 +106,18 @@ def plan_memory(config: RunConfig, num_labels: int | None, batch: tuple[int, int
     packed, largest = _count_packed(config, model)
     frozen = sum(each.numel() * each.element_size() for each in model.parameters() if not each.requires_grad)
     name = str(config.arguments.get("optim", "adamw_torch"))
-    num_states = next((number for start, number in _STATES.items() if name.startswith(start)), 2)
     return counts, Memory(
         weights=frozen - packed + trained_bytes,
         gradients=trained_bytes,
-        optimizer=num_states * (sum(each.numel() for each in trained) if "8bit" in name else trained_bytes),
+        optimizer=count_states(name) * (sum(each.numel() for each in trained) if "8bit" in name else trained_bytes),
         step=step + largest,
     )
+
+
+def count_states(optim: str) -> int:
+    """Return how many numbers an optimizer keeps for each trained one."""
+    name = optim.removeprefix("paged_")
+    return next((number for start, number in _STATES.items() if name.startswith(start)), 2)
 
 
 def measure_step(

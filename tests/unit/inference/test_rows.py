@@ -100,6 +100,10 @@ def test_parquet(tmp_path):
     read = _read(tmp_path / "a.parquet")
     assert [row.row for row in read] == rows
     assert read[-1].place == {"row": 599}
+    calls = [{"turns": [{"arguments": {"x": 1}}]}, {"turns": [{"arguments": {"y": None, "z": 2}}]}]
+    write_table(pa.Table.from_pylist(calls), tmp_path / "calls.parquet")
+    found = [row.row for row in _read(tmp_path / "calls.parquet")]
+    assert found == [{"turns": [{"arguments": {"x": 1}}]}, {"turns": [{"arguments": {"z": 2}}]}], "as in training"
     (tmp_path / "b.parquet").write_text("no")
     with pytest.raises(DataError, match=r"b\.parquet: cannot be read as parquet"):
         _read(tmp_path / "b.parquet")

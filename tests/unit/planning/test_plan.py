@@ -10,7 +10,7 @@ import torch
 
 from tests.commands.in_process import command
 from utils.core.errors import UserError
-from utils.planning.memory import LiveBytes, Memory, measure_step, plan_memory
+from utils.planning.memory import LiveBytes, Memory, count_states, measure_step, plan_memory
 from utils.planning.plan import GIB, Plan, shorten_run, show_plan
 from utils.run_config import load_run_config
 
@@ -37,6 +37,19 @@ def test_a_simulated_step_allocates_like_a_real_one(method):
     assert memory.weights == weights
     assert memory.step == pytest.approx(step, rel=0.2)  # kernels differ in the memory they keep
     assert memory.optimizer == 2 * memory.gradients == 8 * counts.trainable
+
+
+def test_paged_optimizers_keep_what_the_others_do():
+    names = (
+        "adamw_torch",
+        "paged_adamw_8bit",
+        "lion_32bit",
+        "paged_lion_8bit",
+        "ademamix",
+        "paged_ademamix_8bit",
+        "sgd",
+    )
+    assert [count_states(name) for name in names] == [2, 2, 1, 1, 3, 3, 0]
 
 
 def test_live_bytes_count_only_storages_in_use():
