@@ -68,7 +68,7 @@ def test_a_merged_model_is_quantized_and_used_from_its_folder(kind, share, run, 
     from transformers import AutoModelForCausalLM, __version__
 
     if kind == "int8" and __version__.startswith("5.8."):
-        pytest.skip("transformers 5.8 reads int8 weights back without their scales, and the proof refuses it")
+        pytest.skip("transformers 5.8 reads int8 weights back without their scales, which the verification refuses")
     if kind == "nf4":  # from a merged model and directly from the run: the same
         command("merge_adapter", "--run", run, "--output", tmp_path / "merged")
     source = tmp_path / "merged" if kind == "nf4" else run

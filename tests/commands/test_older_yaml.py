@@ -22,7 +22,7 @@ dataset: {name: %s}
 """
 
 
-@pytest.mark.skipif(not FILES, reason=f"needs the run files of others in {FOLDER}")
+@pytest.mark.skipif(not FILES, reason=f"needs other projects' run files in {FOLDER}")
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_each_file_is_read_as_its_first_line_states(file: Path) -> None:
     expected = re.match(r"# expect: (accepted|refused: (.*))", file.read_text("utf-8"))

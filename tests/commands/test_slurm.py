@@ -105,7 +105,7 @@ def benchmark(folder: Path, *words: str) -> Any:
 def test_a_suite_as_an_array_of_a_real_slurm(tmp_path: Path) -> None:
     """One job is killed and requeued; the results equal those of a local run."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        pytest.skip("Slurm is installed and started by root on Debian alone")
+        pytest.skip("only root on Debian can install and start Slurm")
     started = subprocess.run([ROOT / "scripts" / "start_slurm.sh"], capture_output=True, text=True)
     if started.returncode:
         pytest.skip(f"Slurm cannot be started: {started.stderr.strip()[-200:]}")

@@ -46,7 +46,7 @@ def test_each_subset_is_scored_by_its_datasets_references(name: str):
     assert spec.facts["subsets"] == [name]
 
 
-@pytest.mark.skipif(not OFFICIAL.is_file(), reason="the official lengths are not here (LORA_NS_REAL_DATA)")
+@pytest.mark.skipif(not OFFICIAL.is_file(), reason="the official lengths are missing (LORA_NS_REAL_DATA)")
 def test_answer_lengths_equal_the_official_ones():
     official = json.loads(OFFICIAL.read_text("utf-8"))
     assert {name: each.max_new_tokens for name, each in SUBSETS.items()} == official

@@ -75,7 +75,7 @@ def test_an_adapter_trains_its_declared_parameters_and_reloads(name, family, tin
 
     limits = load_adapter(name).Config.LIMITS
     if reason := limits.classification or limits.model_types.get(family):
-        pytest.skip(f"{name} not on {family}; {reason}")
+        pytest.skip(f"{name} does not support {family}: {reason}")
     section, tokenizer = ModelSection(name_or_path=str(tiny_base(family))), load_tokenizer_of(family)
 
     def load_base(folder):

@@ -27,7 +27,7 @@ seeds: [1, 2]
 baselines: [majority]
 """
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and asks the Linux kernel for the signal")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: /proc and the parent-death signal")
 
 
 @pytest.fixture

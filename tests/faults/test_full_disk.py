@@ -39,7 +39,7 @@ def make_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
             [str(mount), "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True
         )
         if done.returncode:
-            pytest.skip(f"this user may not mount a file system: {done.stderr.decode().strip()}")
+            pytest.skip(f"cannot mount a file system: {done.stderr.decode().strip()}")
         return disk
 
     yield make

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(DEVICE not in ("cuda", "cpu"), reason="there is no CUDA device"),
 ]
-needs_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="a GPU alone does this")
+needs_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU")
 SINGLE, HALF = 1e-3, 3e-2
 """Relative tolerance of losses: in float32, and with rounding to 16 bits or fewer."""
 
@@ -81,7 +81,7 @@ def test_a_compiled_model_trains_the_same(tmp_path: Path) -> None:
 )
 def test_two_processes_train_as_one(tmp_path: Path, words: tuple[str, ...]) -> None:
     if DEVICE == "cuda" and torch.cuda.device_count() < 2:
-        pytest.skip("there is one GPU")
+        pytest.skip("needs two GPUs")
     if "deepspeed" in " ".join(words) and not shutil.which("ds_report"):
         pytest.skip("deepspeed is not installed")
     both = ("training.global_batch_size=8", "training.per_device_train_batch_size=4")

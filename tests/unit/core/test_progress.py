@@ -74,7 +74,7 @@ def test_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch, caplog: pytes
 
 
 def test_rows_are_counted_only_when_something_is_shown() -> None:
-    shown = progress.RowProgress("answering", lambda: pytest.fail("counted"))
+    shown = progress.RowProgress("answering", lambda: pytest.fail("rows must not be counted"))
     shown.advance(3, 30)
     shown.close()
     assert (shown.num_rows, shown.num_tokens, shown.num_done) == (3, 30, 3)

@@ -393,7 +393,7 @@ def test_long_conversations_lose_later_turns_then_the_middle_of_the_first_prompt
 
 def test_a_real_template_with_a_default_system_turn():
     if not (REAL_TOKENIZERS / "qwen2.5").is_dir():
-        pytest.skip("no qwen2.5 among the real tokenizers")
+        pytest.skip("the real tokenizer qwen2.5 is missing (LORA_NS_REAL_DATA)")
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(REAL_TOKENIZERS / "qwen2.5")
@@ -408,7 +408,7 @@ def test_a_real_template_with_a_default_system_turn():
 def test_real_tool_rows_are_read_without_loss(prepare_set, name):
     rows = REAL_TOKENIZERS.parent / "chat" / name
     if not (rows.is_file() and (REAL_TOKENIZERS / "qwen2.5").is_dir()):
-        pytest.skip("no real tool rows, or no qwen2.5 among the real tokenizers")
+        pytest.skip("real tool rows or the real tokenizer qwen2.5 are missing (LORA_NS_REAL_DATA)")
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(REAL_TOKENIZERS / "qwen2.5")

@@ -113,10 +113,10 @@ def test_question_and_answer_stay_where_a_space_is_prepended(spaced_tokenizer):
 @pytest.mark.parametrize("as_chat", [False, True])
 def test_question_and_answer_stay_with_real_tokenizers(name, as_chat, chat_templates):
     if not REAL_TOKENIZERS.is_dir():
-        pytest.skip("no real tokenizers here")
+        pytest.skip("real tokenizers are missing (LORA_NS_REAL_DATA)")
     tokenizer = load_real(REAL_TOKENIZERS / name)
     if as_chat and name == "gpt2":
-        pytest.skip("it knows no tokens of a chat")
+        pytest.skip("the tokenizer has no chat tokens")
     tokenizer.chat_template = tokenizer.chat_template or chat_templates["chatml"]
     for length in (48, 64, 100, 200):
         for seed in range(6):
@@ -124,7 +124,7 @@ def test_question_and_answer_stay_with_real_tokenizers(name, as_chat, chat_templ
             assert used or length < 64
 
 
-@pytest.mark.skipif(not REAL_TOKENIZERS.is_dir(), reason="no real tokenizers here")
+@pytest.mark.skipif(not REAL_TOKENIZERS.is_dir(), reason="real tokenizers are missing (LORA_NS_REAL_DATA)")
 def test_a_tokenizer_that_rewrites_its_text_keeps_the_question_too():
     tokenizer = load_real(REAL_TOKENIZERS / "bert-base-uncased")
     tokenizer.eos_token = "[SEP]"

@@ -120,7 +120,7 @@ def test_both_sides_share_one_prompt_and_unusable_pairs_are_counted(tmp_path, lo
 def test_real_rows_are_read_without_loss(name, kind):
     file = REAL / "preference" / f"{name}.json"
     if not file.is_file():
-        pytest.skip(f"{file} is not here")
+        pytest.skip(f"{file} is missing")
     plugin = load_dataset_plugin("custom")
     make = as_labelled if kind is LabelledEncoder else lambda spec: as_pairs(spec, {})
     rows = json.loads(file.read_text("utf-8"))

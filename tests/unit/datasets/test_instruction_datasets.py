@@ -128,7 +128,7 @@ def test_the_shipped_arithmetic_rows_are_read():
 
 def test_real_gsm8k_is_read(prepare_set, make_encoder):
     if not (REAL / "gsm8k").is_dir():
-        pytest.skip("no real GSM8K")
+        pytest.skip("real rows of GSM8K are missing (LORA_NS_REAL_DATA)")
     data = prepare_set("gsm8k", REAL / "gsm8k", max_train_samples=50, encoder=make_encoder(max_length=2000))
     assert len(data.train) == 50
     assert data.reports["train"].rows_read == 7473
@@ -140,7 +140,7 @@ def test_real_gsm8k_is_read(prepare_set, make_encoder):
 
 def test_real_rows_of_metamathqa_and_code_feedback_are_read(prepare_set, make_encoder):
     if not (REAL / "code").is_dir():
-        pytest.skip("no real rows")
+        pytest.skip("real rows are missing (LORA_NS_REAL_DATA)")
     encoder = make_encoder("chatml", max_length=4000)
     data = prepare_set("metamathqa", REAL / "code" / "metamathqa_rows.jsonl", validation_size=1, encoder=encoder)
     assert len(data.train) == len(data.evals[""]) == 1

@@ -18,7 +18,9 @@ from utils.datasets.longbench import OWN_FILE, load_prompts
 from utils.datasets.longbench_rows import SUBSETS, find_subset
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data"))
-needs_rows = pytest.mark.skipif(not (REAL / "longbench").is_dir(), reason="no LongBench rows here")
+needs_rows = pytest.mark.skipif(
+    not (REAL / "longbench").is_dir(), reason="LongBench's rows are missing (LORA_NS_REAL_DATA)"
+)
 
 
 def make_row(subset="hotpotqa", number=0, **keys):
@@ -332,7 +334,9 @@ def test_all_real_rows_are_read():
     assert classes == {"trec", "lsht"}
 
 
-@pytest.mark.skipif(not (REAL / "longbench_config").is_dir(), reason="no official configuration here")
+@pytest.mark.skipif(
+    not (REAL / "longbench_config").is_dir(), reason="the official configuration is missing (LORA_NS_REAL_DATA)"
+)
 def test_the_table_and_prompts_equal_the_official_ones():
     lengths = json.loads((REAL / "longbench_config" / "dataset2maxlen.json").read_text("utf-8"))
     assert {name: subset.max_new_tokens for name, subset in SUBSETS.items()} == lengths

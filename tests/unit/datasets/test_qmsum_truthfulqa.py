@@ -121,7 +121,7 @@ def test_a_row_without_its_lists_is_refused():
         read({key: value for key, value in HUB_ROW.items() if key != "incorrect_answers"})
 
 
-@pytest.mark.skipif(not (REAL / "qmsum").is_dir(), reason="no QMSum here")
+@pytest.mark.skipif(not (REAL / "qmsum").is_dir(), reason="QMSum is missing (LORA_NS_REAL_DATA)")
 def test_real_meetings_are_joined_as_longbench_joins_them():
     meetings = load(qmsum, path=str(REAL / "qmsum"))
     assert len(meetings.examples) == 281
@@ -134,7 +134,7 @@ def test_real_meetings_are_joined_as_longbench_joins_them():
     assert all(each == rows[each.question] for each in same)
 
 
-@pytest.mark.skipif(not (REAL / "truthfulqa").is_dir(), reason="no TruthfulQA here")
+@pytest.mark.skipif(not (REAL / "truthfulqa").is_dir(), reason="TruthfulQA is missing (LORA_NS_REAL_DATA)")
 def test_the_real_first_release_is_recognised():
     rows = load(truthfulqa, path=str(REAL / "truthfulqa"))
     assert rows.facts["release"] == "first release"

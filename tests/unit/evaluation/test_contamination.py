@@ -178,7 +178,7 @@ def load(room, split=None, **keys):
     return rows.examples
 
 
-@pytest.mark.skipif(not (REAL / "longbench").is_dir(), reason="no LongBench and QMSum here")
+@pytest.mark.skipif(not (REAL / "longbench").is_dir(), reason="LongBench or QMSum is missing (LORA_NS_REAL_DATA)")
 def test_real_rows_of_longbench_are_found_among_the_authors_meetings():
     meetings = make_set(load("qmsum", "validation", path=str(REAL / "qmsum")))
     path = str(REAL / "longbench")
@@ -189,7 +189,7 @@ def test_real_rows_of_longbench_are_found_among_the_authors_meetings():
     assert find_leakage(news, [meetings]) == []
 
 
-@pytest.mark.skipif(not (REAL / "longbench").is_dir(), reason="no LongBench here")
+@pytest.mark.skipif(not (REAL / "longbench").is_dir(), reason="LongBench is missing (LORA_NS_REAL_DATA)")
 def test_every_real_subset_is_refused_as_its_own_evaluation_set():
     rows = load("longbench", path=str(REAL / "longbench"), validation_size=0)
     for name in {each.reference["subset"] for each in rows}:

@@ -333,7 +333,7 @@ func main() {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("go") is None, reason="Go, whose text/template Ollama reads templates by, is missing")
+@pytest.mark.skipif(shutil.which("go") is None, reason="Go, whose text/template Ollama uses, is not installed")
 def test_go_templates_render_like_the_chat_template(tmp_path: Path) -> None:
     (tmp_path / "main.go").write_text(GO)
     asked = [(each, system) for each in FORMATS.values() for system in ("", "Count well.")]

@@ -212,7 +212,7 @@ def test_sdpa_falls_back_to_eager_with_a_warning(load, caplog):
     assert load("llama", attn_implementation="eager")[0].config._attn_implementation == "eager"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="checks the behaviour without a GPU")
 def test_flash_attention_without_gpu(load):
     with pytest.raises(ModelError, match="needs a CUDA GPU"):
         load("llama", attn_implementation="flash_attention_2")

@@ -183,7 +183,7 @@ def test_lora_on_qwen_2_5_1_5b():
 def test_lora_on_a_config_from_disk():
     folder = REAL_CONFIGS / "Qwen2.5-1.5B-Instruct"
     if not (folder / "config.json").is_file():
-        pytest.skip(f"no {folder}")
+        pytest.skip(f"{folder} is missing")
     from transformers import Qwen2Config
 
     assert count_lora(Qwen2Config(**json.loads((folder / "config.json").read_text()))).trainable == 2_182_144

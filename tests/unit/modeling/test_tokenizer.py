@@ -76,7 +76,7 @@ def test_configured_pad_token(load_made):
 )
 def test_real_vocabularies(name, pad):
     if not (REAL_TOKENIZERS / name).is_dir():
-        pytest.skip(f"no {name} under {REAL_TOKENIZERS}")
+        pytest.skip(f"{name} is missing in {REAL_TOKENIZERS}")
     tokenizer = load_tokenizer(ModelSection(name_or_path="unused"), source=str(REAL_TOKENIZERS / name))
     assert tokenizer.pad_token == pad
 

@@ -318,7 +318,7 @@ def test_a_file_at_the_folders_path(inside: bool, load: Load, tmp_path: Path) ->
     assert file.read_text() == "mine"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_an_unwritable_folder_is_refused(load: Load, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:

@@ -274,9 +274,9 @@ def test_a_full_disk_stops_only_storing(tmp_path: Path) -> None:
     tmpfs = f"mount -t tmpfs -o size=1m none {tmp_path}/small"
     try:
         if subprocess.run([*mount, tmpfs], capture_output=True, check=False).returncode != 0:
-            pytest.skip("a small file system cannot be mounted here")
+            pytest.skip("cannot mount a file system here")
     except FileNotFoundError:
-        pytest.skip("there is no unshare here")
+        pytest.skip("unshare is not installed")
     done = subprocess.run(
         [*mount, f"{tmpfs} && {sys.executable} {script}"], capture_output=True, text=True, check=False
     )
