@@ -29,6 +29,12 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = re.compile(r"```python\n# (my_lab/\S+\.py)\n(.*?)```", re.DOTALL)
 
 
+def edit(file: Path, old: str, new: str) -> None:
+    source = file.read_text()
+    assert old in source
+    file.write_text(source.replace(old, new))
+
+
 def forget(folder: Path) -> None:
     """Unload the plugins, so that a later test or another copy of the folder starts fresh."""
     for each in [*registry._added]:
@@ -269,9 +275,7 @@ def test_a_file_that_is_not_a_plugin_is_named(
 def test_plugins_with_wrong_signatures_or_results(
     classifier: Path, lab: Path, file: str, old: str, new: str, sentence: str
 ) -> None:
-    source = (lab / file).read_text()
-    assert old in source
-    (lab / file).write_text(source.replace(old, new))
+    edit(lab / file, old, new)
     with pytest.raises(UserError) as caught:
         command("train", "--config", classifier)
     assert sentence in str(caught.value)
@@ -304,9 +308,7 @@ def test_plugins_with_wrong_signatures_or_results(
 def test_invalid_rows_and_scores_of_plugins(
     lab: Path, make_sft: Any, tmp_path: Path, file: str, old: str, new: str, sentence: str
 ) -> None:
-    source = (lab / file).read_text()
-    assert old in source
-    (lab / file).write_text(source.replace(old, new))
+    edit(lab / file, old, new)
     with pytest.raises(UserError) as caught:
         command("train", "--config", write_counting(make_sft, tmp_path))
     assert sentence in str(caught.value)

@@ -6,12 +6,8 @@ import random
 
 import pytest
 
+from tests.documents import write_document
 from utils.data.overlap import Documents, find_words, normalize_text, sample_shingles
-
-
-def write_document(seed: int, num_words: int = 2000) -> str:
-    draw = random.Random(seed)
-    return " ".join(f"word{draw.randrange(5000)}" for _ in range(num_words))
 
 
 def test_case_and_punctuation_make_no_difference():
@@ -20,7 +16,7 @@ def test_case_and_punctuation_make_no_difference():
 
 
 def test_shingles_do_not_depend_on_the_texts_position():
-    text = write_document(1)
+    text = write_document(1, 2000)
     inner = sample_shingles(text)
     assert 50 < len(inner) < 250, "one of 16"
     assert inner <= sample_shingles(f"{write_document(2, 77)} {text.upper()}! {write_document(3, 99)}")
@@ -32,7 +28,7 @@ def test_sharing_half_of_the_shorter_document_is_an_overlap(share, is_same):
     words = write_document(1, 4000).split()
     kept = round(share * len(words))
     other = " ".join(words[:kept] + write_document(2, 4000 - kept).split())
-    assert Documents([write_document(5), " ".join(words)]).find(other) == ([1] if is_same else [])
+    assert Documents([write_document(5, 2000), " ".join(words)]).find(other) == ([1] if is_same else [])
 
 
 def test_a_document_inside_a_longer_one_is_found_and_short_texts_are_ignored():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
 
+from tests.documents import write_document
 from utils.core.errors import DataError
 from utils.data.dataset import Example, load_dataset_plugin
 from utils.data.instruction import load_generation_rows
@@ -19,18 +19,13 @@ REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data"))
 NO_ROWS = Dataset.from_list([{"input_ids": [1, 2, 3], "labels": [-100, -100, 3]}])
 
 
-def write_document(seed: int, num_words: int = 900) -> str:
-    draw = random.Random(seed)
-    return " ".join(f"word{draw.randrange(5000)}" for _ in range(num_words))
-
-
 LONG = "They talked about the budget and about the new remote control."
-MEETING, OTHER = write_document(1), write_document(2)
+MEETING, OTHER = write_document(1, 900), write_document(2, 900)
 ASKED = [
     Example(question="What about the budget?", answer=" Ann wants more.", context=MEETING),
     Example(question="Who came?", answer=" Ann.", context=MEETING),
     Example(question="What was said?", answer=LONG, context=OTHER),
-    Example(question="", answer=" 46", context=write_document(3)),
+    Example(question="", answer=" 46", context=write_document(3, 900)),
 ]
 
 
@@ -53,7 +48,7 @@ def find(*train: Example):
 @pytest.mark.parametrize(
     ("row", "rows", "documents"),
     [
-        (Example(question="what about THE budget", answer="Ann wants more", context=write_document(9)), 1, 0),
+        (Example(question="what about THE budget", answer="Ann wants more", context=write_document(9, 900)), 1, 0),
         (Example(question="Another?", answer=f" {LONG.upper()}"), 1, 0),
         (Example(question="Who came?", answer=" Bob.", context=MEETING), 0, 2),
         (Example(question="Who came?", answer=" Ann.", context=MEETING), 1, 1),
@@ -75,9 +70,9 @@ def test_every_turn_of_a_conversation_is_searched():
 @pytest.mark.parametrize(
     "row",
     [
-        Example(question="Who came?", answer=" Bob.", context=write_document(9)),
-        Example(question="Another?", answer=" Ann wants more.", context=write_document(9)),
-        Example(question="", answer=" 46", context=write_document(9)),
+        Example(question="Who came?", answer=" Bob.", context=write_document(9, 900)),
+        Example(question="Another?", answer=" Ann wants more.", context=write_document(9, 900)),
+        Example(question="", answer=" 46", context=write_document(9, 900)),
         Example(answer="plain text without a prompt"),
         Example(question="Who came?", answer=""),
     ],
