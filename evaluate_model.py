@@ -54,11 +54,9 @@ def main(arguments: argparse.Namespace) -> Answer:
         folder = root if root is None or len(names) == 1 else str(Path(root, stem_of(name)))
         return _score(arguments, name if holds_run(name) else None, folder, adapter=name)
 
-    return (
-        score(names[0])
-        if len(names) == 1
-        else score_adapters(names, score, Path(root or "outputs", TABLE).expanduser())
-    )
+    if len(names) == 1:
+        return score(names[0])
+    return score_adapters(names, score, Path(root or "outputs", TABLE).expanduser())
 
 
 def _score(

@@ -77,16 +77,16 @@ def _choose_section(request: SetSection, job: Job) -> tuple[ClassificationSectio
         path = None
     given: dict[str, Any] = {key: value for key, value in (("path", path), ("subset", request.subset)) if value}
     given |= request.dataset
-    limit = request.max_samples or job.max_eval_samples
-    if plugin == registry.normalize(own.name):
-        is_own = path is None and request.subset in (None, own.subset)
-        limit = limit or (own.max_eval_samples if is_own else None)
-        return own.model_copy(update={**given, "max_eval_samples": limit}), is_own
+    is_same = plugin == registry.normalize(own.name)
+    is_own = is_same and path is None and request.subset in (None, own.subset)
+    limit = request.max_samples or job.max_eval_samples or given.get("max_eval_samples")
+    limit = limit or (own.max_eval_samples if is_own else None)
+    base = own.model_dump(exclude_unset=True) if is_same else {"max_length": own.max_length}
     kind = load_dataset_plugin(plugin).Config
     if not issubclass(kind, ClassificationSection):
         raise UserError(f"--set {request.name}: is for task_type: {' or '.join(kind.TASK_TYPES)}, this is a classifier")
     try:
-        return kind(name=plugin, max_length=own.max_length, max_eval_samples=limit, **given), False
+        return kind.model_validate({**base, **given, "name": plugin, "max_eval_samples": limit}), is_own
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

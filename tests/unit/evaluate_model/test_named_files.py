@@ -62,3 +62,7 @@ def test_named_files_of_a_classifier_are_scored_completely(make_config, draw_row
     )
     _score_all(score, run, own, other)
     assert _count(score(open_run, run)["validation"]) == (3, 10, True)
+    nine = score(open_run, run, sets=[f"{other}?max_eval_samples=9&label=nine"])["nine"]
+    assert _count(nine) == (9, 20, True)
+    with pytest.raises(LoraNsError, match=r"--set .*: text_columnn: Extra inputs are not permitted"):
+        score(open_run, run, sets=[f"{other}?text_columnn=text"])
