@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _TICK_S = 0.1
 GRACE_OF_JOB_S = 600.0
 """For a job's run: the scheduler ends it earlier when its time is over."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 _WIDTH_OF_LOGS = 160
 
 logger = logging.getLogger(__name__)

@@ -82,8 +82,9 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
     except SystemExit:  # a callback of the user's; its code, often 0, would report a success
         sys.stderr.write("error: code that the command ran called sys.exit; the work is not complete\n")
         answer = {"status": "failed", "exit_code": EXIT_FAILED}
-    except Exception as error:  # also whatever a plug-in of the user's raises
-        if (refused := explain_machine(error) or explain_added(error)) is None:
+    except BaseException as error:  # whatever a plug-in of the user's raises
+        machine = explain_machine(error) if isinstance(error, Exception) else None
+        if (refused := machine or explain_added(error)) is None:
             raise
         answer = _report(refused)
     code = int(answer.pop("exit_code", 0))

@@ -214,7 +214,7 @@ def is_added(package: str, value: str) -> bool:
     return not _find_homes(package)[normalize(value)].startswith(f"{PACKAGE}.")
 
 
-def explain_added(error: Exception) -> UserError | None:
+def explain_added(error: BaseException) -> UserError | None:
     """Explain an error that the user's own plug-ins have raised, with its line; None for other errors."""
     place = next((found for folder in _added if (found := find_line(error, folder))), None)
     return UserError(f"{place}: {describe(error)}") if place else None

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.core.logs import is_main_process
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
 
 _ECHO_S = 2.0
 """A launcher duplicates signals: the scheduler signals every process, and torchrun forwards its own signal too."""
@@ -77,7 +77,7 @@ def raise_if_interrupted() -> NoReturn:
 
 @contextmanager
 def handling_signals() -> Iterator[None]:
-    """Handle SIGTERM, SIGUSR1, SIGINT and SIGHUP inside the context; without effect outside the main thread."""
+    """Handle SIGNALS inside the context; without effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -20,6 +20,7 @@ from utils.trainer.launch import (
     find_sharding,
     is_on,
     is_sharded,
+    require_same_compiler,
     require_same_precision,
     resolve_deepspeed,
     stand_alone,
@@ -78,6 +79,7 @@ def build_arguments(
     resolved |= {key: stand_in for key, stand_in in stand_ins.items() if section.find_plugin(key) is not None}
     _require_device(resolved)
     require_same_precision(resolved)
+    require_same_compiler(resolved)
     # Set after the library's check, which knows evaluations of the loss only; the file's own check covers these.
     loads_best, resolved["load_best_model_at_end"] = bool(resolved.get("load_best_model_at_end")), False
     tag_run(config)

@@ -81,6 +81,20 @@ def require_same_precision(arguments: Mapping[str, Any]) -> None:
         )
 
 
+def require_same_compiler(arguments: Mapping[str, Any]) -> None:
+    """Check that the launcher asks for no compiler that the run does not name; the record would not show it.
+
+    Raises:
+        UserError: It asks for one.
+    """
+    asked = (os.environ.get("ACCELERATE_DYNAMO_BACKEND") or "no").lower()
+    if asked != "no" and not arguments.get("torch_compile"):
+        raise UserError(
+            f"accelerate launch asks for dynamo_backend {asked}, and the run has no training.torch_compile: launch "
+            f"with --dynamo_backend no, or set training.torch_compile: true and training.torch_compile_backend: {asked}"
+        )
+
+
 def count_asked(words: Sequence[str]) -> int:
     """Count the processes that an `accelerate launch` command line asks for; 1 for other commands or no number."""
     if "launch" not in words[:4] and not any("accelerate.commands.launch" in word for word in words[:4]):

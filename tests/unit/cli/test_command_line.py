@@ -161,6 +161,17 @@ def test_code_that_exits_or_closes_standard_output_hides_no_result(kind: str, co
     assert answer == ({"status": "failed"} if kind == "exits" else {"text": "\u4f60", "path": "x"})
 
 
+def test_an_error_of_an_extension_of_any_kind_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from utils.core import registry
+
+    monkeypatch.setattr(registry, "_added", [tmp_path])
+    code = compile("raise BaseException('boo')", str(tmp_path / "own.py"), "exec")
+    assert run_cli(lambda arguments: exec(code), build(), []) == 2
+    assert "own.py:1: BaseException: boo" in capsys.readouterr().err
+
+
 def test_python_without_docstrings_is_rejected_before_transformers_fails() -> None:
     words = [sys.executable, "-OO", "-c", JSON_COMMAND]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3])

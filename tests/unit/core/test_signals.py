@@ -31,7 +31,8 @@ def ask(number: int = signal.SIGTERM) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGXCPU, 75), (signal.SIGINT, 130)],
 )
 def test_outside_deferred_a_signal_acts_at_once(number, code):
     with pytest.raises(Interrupted, match=signal.Signals(number).name) as stopped, handling_signals():

@@ -156,3 +156,11 @@ def test_launcher_and_run_must_agree_on_mixed_precision(arguments, asked, said, 
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
     with pytest.raises(UserError, match=said) if said else nullcontext():
         launch.require_same_precision(arguments)
+
+
+@pytest.mark.parametrize(("arguments", "asked"), [({}, "INDUCTOR"), ({"torch_compile": True}, "INDUCTOR"), ({}, "NO")])
+def test_a_compiler_that_only_the_launcher_names_is_refused(arguments, asked, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", asked)
+    refused = asked != "NO" and not arguments
+    with pytest.raises(UserError, match="dynamo_backend inductor") if refused else nullcontext():
+        launch.require_same_compiler(arguments)
