@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -14,7 +17,7 @@ import transformers
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from utils.config.sections.training import OwnTrainingSection
-from utils.core.errors import ConfigError, LoraNsError, Problem
+from utils.core.errors import ConfigError, LoraNsError, Problem, UserError
 from utils.core.library_errors import describe
 from utils.core.registry import explain_added, find_line
 from utils.trainer.progress import ProgressCallback
@@ -73,7 +76,32 @@ def _load(name: str) -> TrainerCallback:
     except Exception as error:  # whatever the user's code raises
         message = f"{name} cannot be created without arguments: {_describe_line(error)}"
         raise ConfigError([Problem(message, _KEY)]) from error
+    for event in [each for each in dir(TrainerCallback) if each.startswith("on_")]:
+        setattr(created, event, _guard(getattr(created, event), f"{name}, {event}", Path(inspect.getfile(found))))
     return created
+
+
+def _guard(event: Callable[..., Any], name: str, file: Path) -> Callable[..., Any]:
+    """Explain what a user's event raises or returns, and undo a change of the folder, where relative paths start."""
+
+    @wraps(event)
+    def call(*args: Any, **kwargs: Any) -> TrainerControl | None:
+        folder = Path.cwd()
+        try:
+            result = event(*args, **kwargs)
+        except (KeyboardInterrupt, SystemExit, LoraNsError):
+            raise
+        except BaseException as error:
+            if (place := find_line(error, file)) is None:
+                raise
+            raise UserError(f"{_KEY}: {name}: {place}: {describe(error)}") from error
+        finally:
+            os.chdir(folder)
+        if not (result is None or isinstance(result, TrainerControl)):
+            raise UserError(f"{_KEY}: {name} returned {result!r:.80}; return the control, or nothing")
+        return result
+
+    return call
 
 
 def _describe_line(error: Exception) -> str:

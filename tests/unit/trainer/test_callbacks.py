@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from utils.core.errors import ConfigError
+from utils.core.errors import ConfigError, UserError
 from utils.trainer.callbacks import load_callbacks
 from utils.trainer.progress import ProgressCallback
 
@@ -121,3 +123,24 @@ def test_a_missing_callback_is_reported_with_its_line(name, sentence, make_confi
             "transformers.trainer_callback:PrinterCallback",
         ],
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("os.chdir('/')", None),
+        ("return 5", "Harm, on_step_end returned 5; return the control"),
+        ("raise BaseException('boo')", r"harm\.py:5: BaseException: boo"),
+        ("f = lambda: f(); f()", r"harm\.py:5: RecursionError"),
+    ],
+)
+def test_what_a_callback_does_to_the_run_is_undone_or_said(body, said, tmp_path, monkeypatch):
+    head = "import os\nfrom transformers import TrainerCallback\nclass Harm(TrainerCallback):\n"
+    (tmp_path / "harm.py").write_text(f"{head}    def on_step_end(self, args, state, control, **_):\n        {body}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "harm", raising=False)
+    [callback] = load_callbacks(["harm:Harm"])
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        callback.on_step_end(None, None, None)
+    assert Path.cwd() == tmp_path
