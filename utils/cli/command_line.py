@@ -92,7 +92,7 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
 
 
 def _flush_output() -> None:
-    if not sys.stdout.closed:  # by a callback of the user's, for example
+    if sys.stdout is not None and not sys.stdout.closed:  # a callback of the user's may close or remove it
         sys.stdout.flush()
 
 

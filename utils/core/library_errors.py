@@ -65,7 +65,10 @@ def require_readable(folder: Path) -> None:
 
 def describe(error: BaseException) -> str:
     """Describe a library's error in one line."""
-    text = error.msg if isinstance(error, SyntaxError) else str(error)  # else it repeats file and line
+    try:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)  # else it repeats file and line
+    except Exception:  # noqa: BLE001  the __str__ of a user's own error can raise anything
+        text = ""
     lines = text.strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 

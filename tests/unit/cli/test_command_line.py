@@ -125,6 +125,8 @@ def main(arguments):
         sys.exit(0)
     if "closes" in sys.argv:
         sys.stdout.close()
+    if "removes" in sys.argv:
+        sys.stdout = None
     if "fails" in sys.argv:
         raise ConfigError([Problem("wrong", "a", "f:1")])
     return {"text": "\u4f60", "path": Path("x"), "exit_code": 1}
@@ -150,7 +152,10 @@ def test_json_is_the_only_thing_on_standard_output(fails: bool) -> None:
     assert "from a library" in done.stderr
 
 
-@pytest.mark.parametrize(("kind", "code", "said"), [("exits", 1, "called sys.exit"), ("closes", 1, "from a library")])
+@pytest.mark.parametrize(
+    ("kind", "code", "said"),
+    [("exits", 1, "called sys.exit"), ("closes", 1, "from a library"), ("removes", 1, "chatter")],
+)
 def test_code_that_exits_or_closes_standard_output_hides_no_result(kind: str, code: int, said: str) -> None:
     words = [sys.executable, "-c", JSON_COMMAND, kind]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3], encoding="utf-8")

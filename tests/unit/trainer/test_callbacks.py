@@ -131,6 +131,7 @@ def test_a_missing_callback_is_reported_with_its_line(name, sentence, make_confi
         ("os.chdir('/')", None),
         ("return 5", "Harm, on_step_end returned 5; return the control"),
         ("raise BaseException('boo')", r"harm\.py:5: BaseException: boo"),
+        ("raise type('Mute', (Exception,), {'__str__': None})", r"harm\.py:5: Mute$"),
         ("f = lambda: f(); f()", r"harm\.py:5: RecursionError"),
     ],
 )
