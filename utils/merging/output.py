@@ -10,14 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.core.errors import UserError
-from utils.core.locks import try_lock
+from utils.core.locks import try_lock_folder
 from utils.core.replace_file import set_aside
 
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "merge_report.json"
 """Report of the verification; a folder that has it is a merged model."""
-_LOCK_FILE = ".lock"
 _SPARE = 64 * 2**20  # tokenizer, configuration, report
 
 
@@ -49,36 +48,27 @@ def open_output(output: Path) -> Iterator[Path]:
     """
     partial = output.with_name(f"{output.name}.partial")
     new = [each for each in output.parents if not each.exists()]
-    with _lock_folder(partial):
+    try:
+        _remove_left(partial)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{partial}: cannot be made: {error.strerror}") from None
+    with try_lock_folder(partial):
         yield from _fill(partial, output, new)
 
 
-@contextmanager
-def _lock_folder(partial: Path) -> Iterator[None]:
-    """Create an empty folder and hold a lock in it."""
-    lock = partial / _LOCK_FILE
-    try:
-        if lock.exists() and not _is_free(lock):
-            raise UserError(f"{partial}: another command is writing it; wait for its end, or name another output")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise UserError(f"{partial}: cannot be made: {error.strerror}") from None
-    with file:
-        try_lock(file)
-        yield
-
-
-def _is_free(lock: Path) -> bool:
-    with lock.open("a") as file:
-        return try_lock(file)
+def _remove_left(partial: Path) -> None:
+    """Remove what a killed command left, unless another command still writes it."""
+    if partial.is_dir():
+        with try_lock_folder(partial) as is_free:
+            if not is_free:
+                raise UserError(f"{partial}: another command is writing it; wait for its end, or name another output")
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fill(partial: Path, output: Path, new: Iterable[Path]) -> Iterator[Path]:
     try:
         yield partial
-        (partial / _LOCK_FILE).unlink()
         for each in filter(Path.is_file, partial.rglob("*")):
             each.chmod(partial.stat().st_mode & 0o666)  # safetensors creates weights readable by the owner only
         if output.is_dir() and any(output.iterdir()):
