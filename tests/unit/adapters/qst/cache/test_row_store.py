@@ -154,7 +154,7 @@ def test_the_size_is_logged_before_anything_is_written(tmp_path: Path, caplog: p
 
     logger = logging.getLogger("utils.adapters.qst.cache.open_store")
     logger.addHandler(handler := Listing())
-    section = CacheSection(where="disk", dir=str(tmp_path))
+    section = CacheSection(where="disk", dir=str(tmp_path), budget_gb=20)  # not what is free here
     store = open_store(section, {}, 17, 2048, torch.bfloat16, tokens, rows)
     logger.removeHandler(handler)
     store.close()
