@@ -113,13 +113,20 @@ def test_each_kind_of_tensor(method, attach, tmp_path):
             _load(attached, tmp_path)
 
 
-def test_values_that_are_not_finite_are_rejected(attach, tmp_path):
-    from safetensors.torch import load_file, save_file
+def _save_lora(attach, folder):
+    """Return an attached LoRA, and the file that it was saved to with its tensors."""
+    from safetensors.torch import load_file
 
     attached = attach("llama", "lora")
-    attached.plugin.save(attached.model, tmp_path)
-    file = tmp_path / "adapter_model.safetensors"
-    tensors = load_file(file)
+    attached.plugin.save(attached.model, folder)
+    file = folder / "adapter_model.safetensors"
+    return attached, file, load_file(file)
+
+
+def test_values_that_are_not_finite_are_rejected(attach, tmp_path):
+    from safetensors.torch import save_file
+
+    attached, file, tensors = _save_lora(attach, tmp_path)
     name = next(name for name in tensors if "lora_B" in name)
     tensors[name][0, 0] = float("nan")
     save_file(tensors, file)
@@ -152,12 +159,9 @@ def test_an_activated_lora_is_rejected(tmp_path: Path) -> None:
 
 def test_weights_stored_as_whole_numbers_are_rejected(attach, tmp_path):
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
-    attached = attach("llama", "lora")
-    attached.plugin.save(attached.model, tmp_path)
-    file = tmp_path / "adapter_model.safetensors"
-    tensors = load_file(file)
+    attached, file, tensors = _save_lora(attach, tmp_path)
     name = next(name for name in tensors if "lora_B" in name)
     for kind in (torch.int8, torch.bool):
         save_file({**tensors, name: tensors[name].to(kind)}, file)
